@@ -1,0 +1,1 @@
+"""The command line. It must not decide anything that another program could need."""

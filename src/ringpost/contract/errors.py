@@ -1,0 +1,122 @@
+"""Every error that Ringpost raises, by who must act.
+
+`UsageError`: your code is wrong. `TransportError`: nobody answered, or not in time. `Problem` (see `problem.py`): the
+other side said no. `OperationFailed`: it ended without an answer. `StateError`: what you refer to is no longer so.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Literal
+
+Processed = Literal["no", "maybe"]
+
+
+class RingpostError(Exception):
+    """Catch every error of Ringpost, declared Problems included."""
+
+
+class UsageError(RingpostError):
+    """Say that the program is wrong. Raised before any I/O; repeating it changes nothing."""
+
+
+class InvalidRequest(UsageError):
+    """Say which field of a request or event doesn't fit its type; `pointer` is a JSON Pointer (RFC 6901)."""
+
+    def __init__(self, message: str, *, pointer: str = "", detail: str = "") -> None:
+        super().__init__(message)
+        self.pointer = pointer
+        self.detail = detail or message
+
+
+class TransportError(RingpostError):
+    """Say that no answer came. `processed` is `no` where the request certainly did not reach a handler."""
+
+    def __init__(self, message: str, *, processed: Processed = "maybe") -> None:
+        super().__init__(message)
+        self.processed: Processed = processed
+
+
+class Unavailable(TransportError):
+    """Say that nobody serves the operation or the receiver can't be reached."""
+
+    def __init__(self, message: str, *, processed: Processed = "no", retry_after: float | None = None) -> None:
+        super().__init__(message, processed=processed)
+        self.retry_after = retry_after
+
+
+class Overloaded(TransportError):
+    """Say that the receiver refused for lack of room; `retry_after` is in seconds. Safe to repeat after it."""
+
+    def __init__(self, message: str, *, retry_after: float = 1.0, processed: Processed = "no") -> None:
+        super().__init__(message, processed=processed)
+        self.retry_after = retry_after
+
+
+class DeadlineExceeded(TransportError, TimeoutError):
+    """Say that the time is over. With `processed="maybe"` the effect may have happened: repeat only with a key."""
+
+
+class OperationFailed(RingpostError):
+    """Say that an operation ended without reply and without Problem; `cause` says how (`handler_error`, `rejected` …)."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        message_id: str = "",
+        cause: str = "handler_error",
+        state: Literal["failed", "cancelled", "expired"] = "failed",
+    ) -> None:
+        super().__init__(message)
+        self.message_id = message_id
+        self.cause = cause
+        self.state: Literal["failed", "cancelled", "expired"] = state
+
+
+class StateError(RingpostError):
+    """Say that what is referred to is no longer in a state that allows it."""
+
+
+class LeaseLost(StateError):
+    """Say that another worker has taken the message over; nothing of this attempt was committed."""
+
+
+class TicketExpired(StateError):
+    """Say that the ticket's outcome is kept no longer."""
+
+
+class TransactionHeldTooLong(StateError):
+    """Say that a handler kept the store's only writer waiting; everything was rolled back."""
+
+
+class StoreError(RingpostError):
+    """Say that the store can't do what was asked: it refuses to open, is full, or has failed. The message says what to do."""
+
+
+class RetryLater(Exception):  # noqa: N818 (an instruction to the runtime, not an error)
+    """Raise in a handler to try again later. A message is scheduled again; a call answers 503 with `Retry-After`.
+
+    `after`: seconds, a timedelta or an aware datetime. With `counts=False` no attempt is charged, for at most 30 days.
+    """
+
+    def __init__(self, after: float | timedelta | datetime, *, counts: bool = True) -> None:
+        super().__init__(after)
+        self.after = after
+        self.counts = counts
+
+
+class Reject(Exception):  # noqa: N818
+    """Raise in a handler to give a request up at once: a message is dead, a call fails with 422. It isn't repeated."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Cancelled(Exception):  # noqa: N818
+    """Raised by `ctx.progress` and `ctx.checkpoint` once cancelling was asked for."""
+
+
+def listed(names: Sequence[str]) -> str:
+    """Join names for an error message: `a, b and c`."""
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)

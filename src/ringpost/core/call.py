@@ -1,0 +1,57 @@
+"""A call as the pipeline takes it, wherever it came from, and the protocol that the lower rooms know the pipeline by."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from ringpost.core.message import Answer, Priority
+
+
+class Identity(Struct):
+    """Who asks, as the service's `authenticate` said."""
+
+    id: str
+    claims: dict[str, Any] = {}
+
+
+class Call(Struct):
+    """One request for an answer. `deadline_s` is an instant of the running loop's monotonic clock, in seconds."""
+
+    operation: str  # full name: contract.operation
+    body: bytes
+    deadline_s: float
+    headers: Mapping[str, str] = {}
+    idempotency_key: str | None = None
+    priority: Priority = Priority.NORMAL
+    attempt: int = 1
+    depth: int = 0
+    path: tuple[str, ...] = ()
+    trace: str = ""
+    tracestate: str = ""
+    identity: Identity | None = None
+
+
+class Accepted(Struct):
+    """A request that became a message: where to look, and what its receipt is worth."""
+
+    id: bytes
+    duplicate: bool
+    receivers: int
+    level: str
+
+
+class Local(Protocol):
+    """The services of this process, as client and door see them."""
+
+    def serves(self, operation: str) -> bool:
+        """Say whether a handler for the operation (full name) is here."""
+        ...
+
+    async def call(self, call: Call) -> Answer:
+        """Run the pipeline and give its answer; never raises but for cancellation."""
+        ...
+
+    async def accept(self, call: Call) -> Accepted | Answer:
+        """Write the request first, born running here, and start it; an Answer where it was refused."""
+        ...

@@ -1,0 +1,192 @@
+"""The store port: what every store must do. Batches in, one answer per entry, in the order of the entries.
+
+Each entry is atomic by itself and may share a commit with others; an answer is given only at the durability that the
+entry asks for: puts, settlements and changes durable, claims, renewals, progress and releases not. Time is the store's.
+What the conformance suite (`ringpost.testing.conformance`) asserts is part of this port.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol
+
+from msgspec import Struct
+
+from ringpost.core.message import Delivery, Kind, Message, Progress, Record, Settlement, State
+from ringpost.core.receipt import Level
+
+Capability = Literal["sql", "lines", "priority", "find", "delay"]
+
+
+class Facts(Struct, frozen=True):
+    """What a store is, as probed at open."""
+
+    store_id: str
+    level: Level
+    capabilities: frozenset[Capability]
+    url: str
+
+
+class Put(Struct, gc=False):
+    """The answer to one message. Nothing was stored where `refused` is set.
+
+    `duplicate`: the id or the dedup key was known; then `id` and `state` are those of the row that was there.
+    `refused`: `key_reused` (another body under the key), `mismatch` (same id, other content), `full` (depth or bytes),
+    `disk` (no room). `delivery`: of a message that was born running here (also when a lapsed reservation was overtaken).
+    """
+
+    id: bytes
+    duplicate: bool = False
+    receivers: int = 1
+    state: State | None = None
+    refused: Literal["", "key_reused", "mismatch", "full", "disk"] = ""
+    delivery: Delivery | None = None
+
+
+class Claimed(Struct, gc=False):
+    """What one turn gave. `settled`: one bool per settlement, False where the fence was lost (nothing of it applied).
+    `next_due_s`: seconds until something scheduled becomes due, if anything is."""
+
+    deliveries: list[Delivery]
+    settled: list[bool]
+    next_due_s: float | None = None
+
+
+class Renewed(Struct, gc=False):
+    """What a holder learns at renewal, by `Delivery.ref`."""
+
+    cancel: list[int]  # somebody asked to cancel these
+    held: int  # how many rows were renewed
+
+
+class Cancel(Struct, frozen=True):
+    """Cancel a message: at once where it waits, by a flag where it runs."""
+
+    id: bytes
+    who: str = ""
+
+
+class Replay(Struct, frozen=True):
+    """Open the next generation of a dead message."""
+
+    id: bytes
+    generation: int
+    who: str = ""
+
+
+class Drop(Struct, frozen=True):
+    """Remove a dead message, audited."""
+
+    id: bytes
+    who: str = ""
+
+
+class Report(Struct, frozen=True):
+    """Keep the progress of a running delivery, guarded by its fence; not durable."""
+
+    delivery: Delivery
+    progress: Progress
+
+
+Order = Cancel | Replay | Drop | Report
+
+
+class Changed(Struct, gc=False):
+    """The answer to an order. `done`: it took effect. `requested`: a running handler was told (for a Report: go on, but
+    cancelling was asked for). `too_late`: the row was in `state`. `unknown`: no such row. `conflict`: other generation,
+    or for a Report the fence was lost."""
+
+    result: Literal["done", "requested", "too_late", "unknown", "conflict"]
+    state: State | None = None
+
+
+class Filter(Struct, frozen=True):
+    """Which rows `find` gives, by ascending `ref`."""
+
+    queue: str | None = None
+    states: tuple[State, ...] = ()
+    kind: Kind | None = Kind.MESSAGE
+    after: int = 0
+    limit: int = 100
+    bodies: bool = True
+
+
+class Tended(Struct, gc=False):
+    """What one bounded step of upkeep did."""
+
+    due: int = 0
+    expired: int = 0
+    lost: int = 0  # leases that had ended
+    woken: int = 0  # heads of lines
+    purged: int = 0
+    more: bool = False  # there is more to do at once
+    next_due_s: float | None = None
+
+
+class Depth(Struct):
+    """A queue as operators see it. Counters only rise; a rate is two readings apart."""
+
+    queue: str
+    ready: int
+    running: int
+    scheduled: int
+    waiting: int
+    dead: int
+    oldest_ms: int | None  # created, of the oldest that is ready
+    puts: int
+    ends: int
+
+
+class Note(Struct):
+    """A small register: subscriptions, instances, operations, pauses. `lease_s` None: it stays until removed."""
+
+    name: str
+    value: bytes
+    version: int = 0
+    lease_s: float | None = None
+
+
+class Woken(Struct, gc=False):
+    """A hint that something may have changed; polling is the truth."""
+
+    queues: frozenset[str] = frozenset()
+    ids: frozenset[bytes] = frozenset()
+
+
+class Store(Protocol):
+    """Ten things that every store does. Methods may be called concurrently from one event loop; `renew` is blocking
+    and is called from a thread of its own, so that a lease survives a blocked loop."""
+
+    facts: Facts
+
+    async def open(self, *, create: bool = False, accept_loss: bool = False) -> Facts: ...
+    async def close(self) -> None: ...
+
+    async def put(self, messages: Sequence[Message]) -> list[Put]: ...
+    async def claim(
+        self,
+        want: Mapping[str, int],
+        holder: int,
+        lease_s: float,
+        settlements: Sequence[Settlement] = (),
+        *,
+        suspects: int = 1,
+    ) -> Claimed:
+        """Settle, then take at most as many of each queue as wanted, with one new fence. `suspects`: how many messages
+        with two or more losses may be among them."""
+        ...
+
+    async def settle(self, settlements: Sequence[Settlement]) -> list[bool]: ...
+    def renew(self, holder: int, lease_s: float) -> Renewed: ...
+    async def change(self, orders: Sequence[Order]) -> list[Changed]: ...
+    async def read(self, ids: Sequence[bytes], *, bodies: bool = False) -> list[Record | None]: ...
+    async def find(self, filter: Filter, /) -> list[Record]: ...
+    async def depths(self) -> list[Depth]: ...
+    async def tend(self, limit: int = 1000) -> Tended: ...
+
+    async def note_put(self, note: Note, *, expect: int | None = None) -> bool:
+        """Write a note; with `expect` only if its version is that (0: it must not exist or its lease has ended)."""
+        ...
+
+    async def note_drop(self, name: str) -> bool: ...
+    async def notes(self, prefix: str = "") -> list[Note]: ...
+
+    async def wait(self, queues: frozenset[str], ids: frozenset[bytes], timeout_s: float) -> Woken: ...

@@ -1,0 +1,1 @@
+"""For users' tests: the harness with virtual time and seeded faults, and the conformance suite that every store passes."""

@@ -57,7 +57,10 @@ class DeadlineExceeded(TransportError, TimeoutError):
 
 
 class OperationFailed(RingpostError):
-    """Say that an operation ended without reply and without Problem; `cause` says how (`handler_error`, `rejected` …)."""
+    """Say that an operation ended without reply and without Problem.
+
+    `cause` says how: `handler_error`, `worker_lost`, `rejected` …
+    """
 
     def __init__(
         self,
@@ -90,10 +93,10 @@ class TransactionHeldTooLong(StateError):
 
 
 class StoreError(RingpostError):
-    """Say that the store can't do what was asked: it refuses to open, is full, or has failed. The message says what to do."""
+    """Say that the store can't do what was asked: it refuses to open, is full or has failed, and what to do."""
 
 
-class RetryLater(Exception):  # noqa: N818 (an instruction to the runtime, not an error)
+class RetryLater(Exception):
     """Raise in a handler to try again later. A message is scheduled again; a call answers 503 with `Retry-After`.
 
     `after`: seconds, a timedelta or an aware datetime. With `counts=False` no attempt is charged, for at most 30 days.
@@ -105,7 +108,7 @@ class RetryLater(Exception):  # noqa: N818 (an instruction to the runtime, not a
         self.counts = counts
 
 
-class Reject(Exception):  # noqa: N818
+class Reject(Exception):
     """Raise in a handler to give a request up at once: a message is dead, a call fails with 422. It isn't repeated."""
 
     def __init__(self, reason: str) -> None:
@@ -113,7 +116,7 @@ class Reject(Exception):  # noqa: N818
         self.reason = reason
 
 
-class Cancelled(Exception):  # noqa: N818
+class Cancelled(Exception):
     """Raised by `ctx.progress` and `ctx.checkpoint` once cancelling was asked for."""
 
 

@@ -1,0 +1,50 @@
+"""What a service declared for one queue, as pipeline, worker and host read it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from ringpost.contract.codec import Codec
+from ringpost.contract.operation import Event, Operation
+from ringpost.contract.problem import Problem
+from ringpost.core.retry import Retry
+
+Work = Literal["operation", "event", "schedule", "failure"]
+
+
+class Plan(Struct, frozen=True):
+    """When a schedule ticks: by a cron line in a time zone, or every so many seconds, aligned to the epoch."""
+
+    cron: str = ""
+    tz: str = "UTC"
+    every_s: float = 0.0
+    overlap: bool = False
+
+
+class Handler(Struct, frozen=True, kw_only=True, eq=False):
+    """One handler as declared: which queue, which function, how. Nothing of it belongs to a process.
+
+    `name` is the full name of the operation or event, or the queue of a schedule or `on_failure`. `retry` always has a
+    rule for `Exception`.
+    """
+
+    work: Work
+    service: str
+    name: str
+    queue: str
+    function: Callable[..., Any]
+    is_async: bool
+    request: Codec[Any]
+    reply: Codec[Any]
+    raises: tuple[type[Problem], ...] = ()
+    operation: Operation[Any, Any] | None = None
+    event: Event[Any] | None = None
+    plan: Plan | None = None
+    from_beginning: bool = False  # of a new subscription: also what is still kept of the past
+    concurrency: int = 128
+    retry: Mapping[type[Exception], Retry]
+    max_run_s: float = 900.0
+    finish: bool = False  # a caller that goes away doesn't cancel it
+    halt: bool = False  # a dead head of a line keeps the line waiting
+    dry_run: bool = False

@@ -1,9 +1,17 @@
 """Where everything is configured: `ringpost.toml` (found upwards), `RINGPOST_*`, arguments → one frozen object."""
 
+import difflib
+import math
+import os
+import tomllib
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypedDict, cast
 
 from msgspec import Struct
+from msgspec.structs import fields
 
+from ringpost.contract.errors import UsageError, listed
 from ringpost.core.receipt import Level
 
 
@@ -35,3 +43,198 @@ class Settings(Struct, frozen=True, kw_only=True):
     call_timeout_s: float = 5.0
     call_timeout_max_s: float = 60.0
     shutdown_s: float = 28.0
+
+
+FILE_NAME = "ringpost.toml"
+PREFIX = "RINGPOST_"
+
+# What a user writes → the field: lengths of time are in seconds everywhere, so their keys carry no unit.
+KEYS = {name.removesuffix("_s"): name for name in Settings.__struct_fields__ if name != "http_given"}
+_KINDS = {field.name: field.type for field in fields(Settings)}
+_PATHS = ("tls_cert", "tls_key")
+_LEVELS = ("durable", "replicated", "buffered")
+_LEAST = {"lease_s": 1.0}
+_OFF = ("", "none", "off")
+_EXAMPLES = {
+    "store": '"sqlite:///ringpost.db"',
+    "http": '"127.0.0.1:8000"',
+    "addresses": '{billing = "https://billing.example"}',
+    "durability": '"durable"',
+    "advertise": '"http://10.0.0.7:8000"',
+    "tls_cert": '"server.pem"',
+    "tls_key": '"server.key"',
+}
+
+
+class Given(TypedDict, total=False):
+    """What a program may say itself; it wins over the file and the environment."""
+
+    store: str | None
+    http: str | None
+    workers: int
+    addresses: Mapping[str, str]
+    durability: Level
+    advertise: str
+    tls_cert: str
+    tls_key: str
+
+
+def load(
+    given: Given | None = None, *, folder: Path | None = None, environ: Mapping[str, str] | None = None
+) -> Settings:
+    """Read the settings: `ringpost.toml` of `folder` or the nearest one above, then `RINGPOST_*`, then `given`.
+
+    A later one wins, key by key, and in `addresses` contract by contract. Relative paths are relative to the file that
+    was found, else to `folder`, whoever gave them: a program reaches the same store from wherever it is started.
+    Raises UsageError naming the file or variable, and what to write.
+    """
+    start = Path.cwd() if folder is None else folder
+    file = find_file(start)
+    values: dict[str, Any] = {}
+    if file is not None:
+        _merge(values, _from_file(file))
+    _merge(values, _from_environ(os.environ if environ is None else environ))
+    _merge(values, _from_arguments(given or {}))
+    beside = start if file is None else file.parent
+    if values.get("store"):
+        values["store"] = resolved(values["store"], beside)
+    for name in _PATHS:
+        if values.get(name):
+            values[name] = str(beside / Path(values[name]).expanduser())
+    if ("tls_cert" in values) != ("tls_key" in values):
+        raise UsageError("tls_cert and tls_key belong together: give both, or neither.")
+    return Settings(http_given="http" in values, **values)
+
+
+def find_file(start: Path) -> Path | None:
+    """Find the `ringpost.toml` of a folder or of the nearest one above it."""
+    start = start.resolve()
+    for folder in (start, *start.parents):
+        file = folder / FILE_NAME
+        if file.is_file():
+            return file
+    return None
+
+
+def resolved(store: str, beside: Path) -> str:
+    """Give a store's URL with an absolute path, so that it means the same file in every process."""
+    prefix = "sqlite:///"
+    if not store.startswith(prefix) or store.startswith(prefix + "/"):
+        return store
+    path = store.removeprefix(prefix)
+    return prefix + str((beside / Path(path).expanduser()).resolve()) if path else store
+
+
+def _from_file(file: Path) -> dict[str, Any]:
+    try:
+        with file.open("rb") as stream:
+            table = tomllib.load(stream)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{file} is no TOML: {error}.") from error
+    except OSError as error:
+        raise UsageError(f"{file} can't be read: {error.strerror}.") from error
+    return {_field(key, f"{file}: {key}"): _checked(key, value, f"{file}: {key}") for key, value in table.items()}
+
+
+def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for variable in sorted(environ):
+        if not variable.startswith(PREFIX):
+            continue
+        key = variable.removeprefix(PREFIX).lower()
+        name = _field(key, variable, upper=True)
+        values[name] = _checked(key, _read(name, environ[variable], variable), variable)
+    return values
+
+
+def _from_arguments(given: Given) -> dict[str, Any]:
+    return {_field(key, key): _checked(key, value, key) for key, value in given.items()}
+
+
+def _merge(values: dict[str, Any], later: dict[str, Any]) -> None:
+    addresses = {**values.get("addresses", {}), **later.get("addresses", {})}
+    values.update(later)
+    if addresses:
+        values["addresses"] = addresses
+
+
+def _field(key: str, where: str, *, upper: bool = False) -> str:
+    """Give the name of the field that a key means."""
+    if key in KEYS:
+        return KEYS[key]
+    near = difflib.get_close_matches(key, KEYS, 1)
+    known = [PREFIX + name.upper() for name in KEYS] if upper else list(KEYS)
+    if near:
+        hint = f"Did you mean {PREFIX + near[0].upper() if upper else near[0]}?"
+    else:
+        hint = f"There are {listed(sorted(known))}."
+    raise UsageError(f"{where} is no setting of Ringpost. {hint}")
+
+
+def _read(name: str, text: str, variable: str) -> object:
+    """Read the text of a variable as what its field takes."""
+    kind = _KINDS[name]
+    if name == "http" and text.lower() in _OFF:
+        return None
+    if name == "addresses":
+        return _read_addresses(text, variable)
+    if kind in (int, float):
+        try:
+            return int(text) if kind is int else float(text)
+        except ValueError:
+            return text  # refused with its name
+    return text
+
+
+def _read_addresses(text: str, variable: str) -> dict[str, str]:
+    addresses: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        contract, equals, url = part.partition("=")
+        if not equals or not contract.strip():
+            raise UsageError(f"{variable}: write billing=https://…,mail=https://…, not {part!r}.")
+        addresses[contract.strip()] = url.strip()
+    return addresses
+
+
+def _checked(key: str, value: Any, where: str) -> Any:
+    """Give the value of a field, refusing what isn't of its type or out of bounds."""
+    name = KEYS[key]
+    kind = _KINDS[name]
+    if name == "addresses":
+        return _checked_addresses(value, where)
+    if kind in (int, float):
+        return _checked_number(name, value, where)
+    if name == "durability":
+        if value not in _LEVELS:
+            raise UsageError(f"{where} is {listed(_LEVELS)}, not {value!r}.")
+        return value
+    if (value is False and name == "http") or (value is None and name in ("http", "store")):
+        return None
+    if not isinstance(value, str) or not value:
+        raise UsageError(f"{where} takes a text such as {_EXAMPLES[name]}, not {value!r}.")
+    if name == "store" and ":" not in value:
+        raise UsageError(f"{where} takes a URL such as {_EXAMPLES[name]}, not {value!r}.")
+    return value
+
+
+def _checked_number(name: str, value: Any, where: str) -> int | float:
+    kind = _KINDS[name]
+    right = isinstance(value, int) if kind is int else isinstance(value, int | float) and math.isfinite(value)
+    if not right or isinstance(value, bool):
+        what = "a whole number" if kind is int else "seconds as a number"
+        raise UsageError(f"{where} takes {what} such as {getattr(Settings(), name)}, not {value!r}.")
+    least = _LEAST.get(name, 1 if kind is int else 0.0)
+    if value < least or (kind is float and value == 0):
+        raise UsageError(f"{where} must be {f'at least {least:g}' if least else 'more than 0'}, not {value!r}.")
+    return value if kind is int else float(value)
+
+
+def _checked_addresses(value: Any, where: str) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{where} takes contract → URL, such as {_EXAMPLES['addresses']}, not {value!r}.")
+    addresses: dict[str, str] = {}
+    for contract, url in cast(Mapping[object, object], value).items():
+        if not isinstance(contract, str) or not isinstance(url, str) or not url.startswith(("http://", "https://")):
+            raise UsageError(f"{where}: the address of {contract} begins with http:// or https://, not {url!r}.")
+        addresses[contract] = url
+    return addresses

@@ -1,0 +1,111 @@
+"""Settings come from a file, the environment and arguments; the last one wins, and every mistake is named."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ringpost.contract.errors import UsageError
+from ringpost.settings import FILE_NAME, Given, Settings, find_file, load
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / FILE_NAME
+    file.write_text(text)
+    return file
+
+
+def test_without_anything_the_defaults_stand(tmp_path: Path) -> None:
+    assert load(folder=tmp_path, environ={}) == Settings()
+
+
+def test_the_file_is_found_upwards_and_paths_are_beside_it(tmp_path: Path) -> None:
+    write(tmp_path, 'store = "sqlite:///data/a.db"\ntls_cert = "a.pem"\ntls_key = "a.key"')
+    deep = tmp_path / "a" / "b"
+    deep.mkdir(parents=True)
+    settings = load(folder=deep, environ={})
+    assert settings.store == f"sqlite:///{tmp_path}/data/a.db"
+    assert settings.tls_cert == str(tmp_path / "a.pem")
+    assert find_file(deep) == tmp_path / FILE_NAME
+
+
+def test_whoever_names_the_store_means_the_same_file(tmp_path: Path) -> None:
+    write(tmp_path, "workers = 2")
+    deep = tmp_path / "deep"
+    deep.mkdir()
+    by_variable = load(folder=deep, environ={"RINGPOST_STORE": "sqlite:///a.db"})
+    by_argument = load({"store": "sqlite:///a.db"}, folder=deep, environ={})
+    assert by_variable.store == by_argument.store == f"sqlite:///{tmp_path}/a.db"
+
+
+@pytest.mark.parametrize("url", ["sqlite:////var/a.db", "memory:", "postgresql://u@h/d"])
+def test_an_absolute_store_stays_as_it_is(tmp_path: Path, url: str) -> None:
+    assert load({"store": url}, folder=tmp_path, environ={}).store == url
+
+
+def test_the_last_one_wins_and_addresses_win_contract_by_contract(tmp_path: Path) -> None:
+    write(tmp_path, 'workers = 2\nlease = 3\n[addresses]\nbilling = "http://file"\nmail = "http://file"')
+    environ = {"RINGPOST_WORKERS": "4", "RINGPOST_ADDRESSES": "mail=https://env, shop=https://env", "OTHER": "x"}
+    settings = load({"addresses": {"shop": "https://given"}}, folder=tmp_path, environ=environ)
+    assert settings.workers == 4
+    assert settings.lease_s == 3.0
+    assert settings.addresses == {"billing": "http://file", "mail": "https://env", "shop": "https://given"}
+
+
+def test_the_door_can_be_closed_and_a_named_one_is_known_as_named(tmp_path: Path) -> None:
+    assert load({"http": None}, folder=tmp_path, environ={}).http is None
+    assert load(folder=tmp_path, environ={"RINGPOST_HTTP": "off"}).http is None
+    write(tmp_path, "http = false")
+    assert load(folder=tmp_path, environ={}).http is None
+    named = load({"http": "127.0.0.1:9"}, folder=tmp_path, environ={})
+    assert (named.http, named.http_given) == ("127.0.0.1:9", True)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("worker = 2", "Did you mean workers?"),
+        ("colour = 2", "There are addresses"),
+        ("workers = 'two'", "a whole number such as 1"),
+        ("workers = true", "a whole number such as 1"),
+        ("workers = 0", "at least 1"),
+        ("lease = 0.5", "at least 1"),
+        ("lease = inf", "seconds as a number"),
+        ("http = 8000", '"127.0.0.1:8000"'),
+        ("store = 'ringpost.db'", '"sqlite:///ringpost.db"'),
+        ("durability = 'strong'", "durable, replicated and buffered"),
+        ("addresses = 'http://x'", "contract → URL"),
+        ("[addresses]\nbilling = 'billing:80'", "begins with http:// or https://"),
+        ("workers = ", "is no TOML"),
+        ("tls_cert = 'a'", "belong together"),
+        ("call_timeout = 0", "more than 0"),
+    ],
+)
+def test_a_mistake_in_the_file_is_named_with_what_to_write(tmp_path: Path, text: str, said: str) -> None:
+    file = write(tmp_path, text)
+    with pytest.raises(UsageError) as caught:
+        load(folder=tmp_path, environ={})
+    assert said in str(caught.value)
+    assert str(file) in str(caught.value) or "belong together" in said
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        ({"RINGPOST_WORKER": "2"}, "RINGPOST_WORKER is no setting of Ringpost. Did you mean RINGPOST_WORKERS?"),
+        ({"RINGPOST_WORKERS": "two"}, "RINGPOST_WORKERS takes a whole number"),
+        ({"RINGPOST_LEASE": "soon"}, "RINGPOST_LEASE takes seconds"),
+        ({"RINGPOST_ADDRESSES": "https://x"}, "RINGPOST_ADDRESSES: write billing=https://…"),
+    ],
+)
+def test_a_mistake_in_the_environment_is_named(tmp_path: Path, environ: dict[str, str], said: str) -> None:
+    with pytest.raises(UsageError, match="RINGPOST_") as caught:
+        load(folder=tmp_path, environ=environ)
+    assert said in str(caught.value)
+
+
+def test_a_wrong_argument_is_named(tmp_path: Path) -> None:
+    wrong: Any = {"workers": "two"}
+    given: Given = wrong
+    with pytest.raises(UsageError, match="workers takes a whole number"):
+        load(given, folder=tmp_path, environ={})

@@ -1,0 +1,369 @@
+"""One kept-alive HTTP/1.1 connection: one request at a time, and never a second one on a connection of unknown state.
+
+The parser is httptools' (llhttp, strict). A connection that is given up with an answer outstanding is drained aside
+for at most a second: only an answer that was read whole lets it be used again.
+"""
+
+import asyncio
+import select
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from enum import IntEnum
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+from msgspec import Struct
+
+from ringpost.client.sweep import Sweep
+from ringpost.contract.errors import DeadlineExceeded, TransportError, Unavailable
+from ringpost.wire.http import Response
+
+DRAIN_S = 1.0
+CHECK_IDLE_S = 1.0  # idle for longer than this: look whether the other side has closed before writing
+STREAM_SILENCE_S = 60.0  # a stream that says nothing for so long is broken; ours sends a comment every 15 s
+STREAM_BUFFER_BYTES = 256 * 1024
+_NO_BODY: list[bytes] = []
+
+
+class Limits(Struct, frozen=True):
+    """How large an answer may be."""
+
+    body_bytes: int = 1024 * 1024
+    head_bytes: int = 16 * 1024
+    head_count: int = 100
+
+
+class Phase(IntEnum):
+    """What a connection is doing."""
+
+    CONNECTING = 0
+    IDLE = 1
+    BUSY = 2  # a caller waits for the answer
+    DRAINING = 3  # nobody does any more
+    STREAMING = 4
+    CLOSED = 5
+
+
+class Broken(Exception):
+    """Raised inside a parser's callback: the answer breaks a limit or a rule."""
+
+
+class Connection(asyncio.Protocol):
+    """What the parser and the loop call back. `released` is told when it is free again, `closed` when it is gone."""
+
+    deadline_s: float = 0.0
+    idle_since_s: float = 0.0
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sweep: Sweep,
+        limits: Limits,
+        released: Callable[["Connection"], None],
+        closed: Callable[["Connection"], None],
+        name: str,
+    ) -> None:
+        self._loop = loop
+        self._sweep = sweep
+        self._limits = limits
+        self._released = released
+        self._closed = closed
+        self._name = name
+        self._transport: asyncio.Transport | None = None
+        self._phase = Phase.CONNECTING
+        self._answer: asyncio.Future[Response] | None = None
+        self._stream: Stream | None = None
+        self._streams = False
+        self._parser = HttpResponseParser(self)
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._chunks: list[bytes] = []
+        self._head_bytes = self._field_bytes = self._field_count = self._body_bytes = 0
+        self._head_done = False
+        self._complete = False
+        self._reusable = True
+
+    @property
+    def phase(self) -> Phase:
+        return self._phase
+
+    # What the pool and the transport do with it.
+
+    def usable(self, now_s: float) -> bool:
+        """Say whether a request may be written: nothing closed it, and nothing came that nobody asked for."""
+        transport = self._transport
+        if self._phase is not Phase.IDLE or transport is None or transport.is_closing():
+            return False
+        return now_s - self.idle_since_s < CHECK_IDLE_S or not _readable(transport)
+
+    def begin(self, data: bytes, deadline_s: float, *, streams: bool = False) -> asyncio.Future[Response]:
+        """Write a request in one piece and give the future of its answer. The connection must be usable."""
+        transport = self._transport
+        assert transport is not None and self._phase is Phase.IDLE
+        self._phase = Phase.BUSY
+        self._streams = streams
+        self.deadline_s = deadline_s
+        answer = self._answer = self._loop.create_future()
+        self._sweep.add(self)
+        self._sweep.arm()
+        transport.write(data)
+        return answer
+
+    def abandon(self, answer: asyncio.Future[Response]) -> None:
+        """Wait for this answer no longer; drain it aside for a second, then close.
+
+        It may have come meanwhile, and the connection be somebody else's already: then nothing is to be done.
+        """
+        if self._phase is Phase.BUSY and self._answer is answer:
+            self._phase = Phase.DRAINING
+            self._answer = None
+            self.deadline_s = self._loop.time() + DRAIN_S
+            self._sweep.add(self)
+            self._sweep.arm()
+
+    def close(self) -> None:
+        """Close at once, whatever is outstanding."""
+        self._fail(Unavailable(f"The connection to {self._name} was closed.", processed="maybe"))
+
+    def expire(self) -> None:
+        """The time of what is outstanding is over."""
+        if self._phase is Phase.BUSY:
+            answer = self._answer
+            assert answer is not None
+            self.abandon(answer)
+            if not answer.done():
+                answer.set_exception(
+                    DeadlineExceeded(
+                        f"{self._name} didn't answer in time. It may have done what was asked: repeat only with an "
+                        "idempotency key.",
+                        processed="maybe",
+                    )
+                )
+        elif self._phase is Phase.STREAMING:
+            self._fail(Unavailable(f"The stream from {self._name} fell silent.", processed="maybe"))
+        elif self._phase is Phase.DRAINING:
+            self._abort()
+
+    # What the loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._phase = Phase.IDLE
+        self.idle_since_s = self._loop.time()
+
+    def data_received(self, data: bytes) -> None:
+        if self._phase < Phase.BUSY or self._phase is Phase.CLOSED:
+            self._abort()  # an answer that nobody asked for: who knows to whom the next one would belong
+            return
+        try:
+            self._parser.feed_data(data)
+        except (HttpParserError, HttpParserUpgrade) as error:
+            if not self._complete:
+                self._fail(_broken(self._name, error))
+                return
+            self._reusable = False
+        if self._complete:
+            self._finish()
+        elif not self._head_done:
+            self._head_bytes += len(data)
+            if self._head_bytes > self._limits.head_bytes:
+                self._fail(_broken(self._name, Broken("its headers are too long")))
+
+    def eof_received(self) -> bool | None:
+        return False  # close our half too
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._phase is not Phase.CLOSED:
+            detail = f" ({exc})" if exc else ""
+            begun = "in the middle of its answer" if self._head_bytes or self._headers else "without an answer"
+            self._fail(
+                Unavailable(
+                    f"{self._name} closed the connection {begun}{detail}. It may have done what was asked.",
+                    processed="maybe",
+                )
+            )
+        self._transport = None
+        self._closed(self)
+
+    # What the parser calls.
+
+    def on_message_begin(self) -> None:
+        if self._complete:
+            self._reusable = False  # a second answer to one request
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._field_bytes += len(name) + len(value) + 4
+        self._field_count += 1
+        if self._field_bytes > self._limits.head_bytes or self._field_count > self._limits.head_count:
+            raise Broken("its headers are too many or too long")
+        if not self._head_done:  # trailers are read over
+            self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        if self._complete or self._parser.get_status_code() < 200:
+            return
+        self._head_done = True
+        if self._streams and self._phase is Phase.BUSY:
+            self._begin_stream()
+
+    def on_body(self, body: bytes) -> None:
+        if self._complete:
+            return
+        if self._stream is not None:
+            self.deadline_s = self._loop.time() + STREAM_SILENCE_S
+            self._stream.feed(body)
+            return
+        self._body_bytes += len(body)
+        if self._body_bytes > self._limits.body_bytes:
+            raise Broken(f"it is longer than {self._limits.body_bytes:,} bytes")
+        self._chunks.append(body)
+
+    def on_message_complete(self) -> None:
+        if self._parser.get_status_code() < 200:  # an interim answer: the real one follows
+            self._headers.clear()
+            return
+        if not self._parser.should_keep_alive():
+            self._reusable = False
+        self._complete = True
+
+    # The end of an answer.
+
+    def _finish(self) -> None:
+        self._sweep.drop(self)
+        answer, phase = self._answer, self._phase
+        if phase is Phase.BUSY and answer is not None and not answer.done():
+            answer.set_result(self._response(self._chunks))
+        elif self._stream is not None:
+            self._stream.end(None)
+            self._stream = None
+        transport = self._transport
+        assert transport is not None
+        if not self._reusable or transport.is_closing() or transport.get_write_buffer_size():
+            self._abort()
+            return
+        self._answer = None
+        self._headers = []
+        self._chunks = []
+        self._head_bytes = self._field_bytes = self._field_count = self._body_bytes = 0
+        self._head_done = self._complete = False
+        self._phase = Phase.IDLE
+        self.idle_since_s = self._loop.time()
+        self._released(self)
+
+    def _response(self, chunks: list[bytes]) -> Response:
+        content_type = ""
+        headers: list[tuple[str, str]] = []
+        for raw_name, raw_value in self._headers:
+            name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+            headers.append((name, value))
+            if name == "content-type":
+                content_type = value
+        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        return Response(self._parser.get_status_code(), body, tuple(headers), content_type)
+
+    def _begin_stream(self) -> None:
+        response = self._response(_NO_BODY)
+        if not response.content_type.startswith("text/event-stream"):
+            return
+        answer = self._answer
+        assert self._transport is not None
+        if answer is None or answer.done():
+            return
+        self._phase = Phase.STREAMING
+        self.deadline_s = self._loop.time() + STREAM_SILENCE_S
+        self._stream = Stream(self._loop, self._transport, self._abort)
+        response.stream = self._stream
+        self._answer = None
+        answer.set_result(response)
+
+    def _fail(self, error: TransportError) -> None:
+        answer, stream = self._answer, self._stream
+        self._abort()
+        if answer is not None and not answer.done():
+            answer.set_exception(error)
+        if stream is not None:
+            stream.end(error)
+
+    def _abort(self) -> None:
+        self._sweep.drop(self)
+        self._phase = Phase.CLOSED
+        self._answer = None
+        self._stream = None
+        if self._transport is not None:
+            self._transport.abort()
+
+
+class Stream(AsyncIterator[bytes]):
+    """A body as it comes. Reading pauses where the reader doesn't keep up."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, close: Callable[[], None]
+    ) -> None:
+        self._loop = loop
+        self._transport = transport
+        self._close = close
+        self._chunks: deque[bytes] = deque()
+        self._buffered = 0
+        self._paused = False
+        self._ended = False
+        self._error: TransportError | None = None
+        self._wakes: asyncio.Future[None] | None = None
+
+    def feed(self, chunk: bytes) -> None:
+        """Take what arrived."""
+        self._chunks.append(chunk)
+        self._buffered += len(chunk)
+        if self._buffered > STREAM_BUFFER_BYTES and not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+        self._wake()
+
+    def end(self, error: TransportError | None) -> None:
+        """Take note that no more comes."""
+        self._ended = True
+        self._error = error
+        self._wake()
+
+    def __aiter__(self) -> "Stream":
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self._chunks:
+            if self._ended:
+                if self._error is not None:
+                    raise self._error
+                raise StopAsyncIteration
+            self._wakes = self._loop.create_future()
+            await self._wakes
+        chunk = self._chunks.popleft()
+        self._buffered -= len(chunk)
+        if self._paused and self._buffered <= STREAM_BUFFER_BYTES // 2 and not self._ended:
+            self._paused = False
+            self._transport.resume_reading()
+        return chunk
+
+    async def aclose(self) -> None:
+        """Read no more: the connection is closed."""
+        if not self._ended:
+            self._ended = True
+            self._close()
+
+    def _wake(self) -> None:
+        if self._wakes is not None and not self._wakes.done():
+            self._wakes.set_result(None)
+
+
+def _broken(name: str, error: Exception) -> TransportError:
+    # A callback's own error arrives wrapped by the parser's.
+    cause: BaseException = error.__context__ if isinstance(error.__context__, Broken) else error
+    detail = str(cause) or type(cause).__name__
+    return TransportError(f"The answer of {name} was given up: {detail}.", processed="maybe")
+
+
+def _readable(transport: asyncio.Transport) -> bool:
+    """Say whether something waits to be read: on an idle connection that is its end, or what must not be there."""
+    wire = transport.get_extra_info("socket")
+    if wire is None or wire.fileno() < 0:
+        return True
+    poll = select.poll()
+    poll.register(wire.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR)
+    return bool(poll.poll(0))

@@ -9,6 +9,7 @@ import select
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from enum import IntEnum
+from typing import cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from msgspec import Struct
@@ -41,6 +42,17 @@ class Phase(IntEnum):
     DRAINING = 3  # nobody does any more
     STREAMING = 4
     CLOSED = 5
+
+
+# Members looked up once: this is the hot path.
+_IDLE, _BUSY, _DRAINING, _STREAMING, _CLOSED = (
+    Phase.IDLE,
+    Phase.BUSY,
+    Phase.DRAINING,
+    Phase.STREAMING,
+    Phase.CLOSED,
+)
+_COMMON = {name: name.decode() for name in (b"content-type", b"content-length", b"date", b"retry-after", b"vary")}
 
 
 class Broken(Exception):
@@ -90,15 +102,15 @@ class Connection(asyncio.Protocol):
     def usable(self, now_s: float) -> bool:
         """Say whether a request may be written: nothing closed it, and nothing came that nobody asked for."""
         transport = self._transport
-        if self._phase is not Phase.IDLE or transport is None or transport.is_closing():
+        if self._phase is not _IDLE or transport is None or transport.is_closing():
             return False
         return now_s - self.idle_since_s < CHECK_IDLE_S or not _readable(transport)
 
     def begin(self, data: bytes, deadline_s: float, *, streams: bool = False) -> asyncio.Future[Response]:
         """Write a request in one piece and give the future of its answer. The connection must be usable."""
         transport = self._transport
-        assert transport is not None and self._phase is Phase.IDLE
-        self._phase = Phase.BUSY
+        assert transport is not None and self._phase is _IDLE
+        self._phase = _BUSY
         self._streams = streams
         self.deadline_s = deadline_s
         answer = self._answer = self._loop.create_future()
@@ -112,8 +124,8 @@ class Connection(asyncio.Protocol):
 
         It may have come meanwhile, and the connection be somebody else's already: then nothing is to be done.
         """
-        if self._phase is Phase.BUSY and self._answer is answer:
-            self._phase = Phase.DRAINING
+        if self._phase is _BUSY and self._answer is answer:
+            self._phase = _DRAINING
             self._answer = None
             self.deadline_s = self._loop.time() + DRAIN_S
             self._sweep.add(self)
@@ -125,7 +137,7 @@ class Connection(asyncio.Protocol):
 
     def expire(self) -> None:
         """The time of what is outstanding is over."""
-        if self._phase is Phase.BUSY:
+        if self._phase is _BUSY:
             answer = self._answer
             assert answer is not None
             self.abandon(answer)
@@ -137,21 +149,21 @@ class Connection(asyncio.Protocol):
                         processed="maybe",
                     )
                 )
-        elif self._phase is Phase.STREAMING:
+        elif self._phase is _STREAMING:
             self._fail(Unavailable(f"The stream from {self._name} fell silent.", processed="maybe"))
-        elif self._phase is Phase.DRAINING:
+        elif self._phase is _DRAINING:
             self._abort()
 
     # What the loop calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._phase = Phase.IDLE
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's isn't a subclass
+        self._phase = _IDLE
         self.idle_since_s = self._loop.time()
 
     def data_received(self, data: bytes) -> None:
-        if self._phase < Phase.BUSY or self._phase is Phase.CLOSED:
+        phase = self._phase
+        if phase is not _BUSY and phase is not _DRAINING and phase is not _STREAMING:
             self._abort()  # an answer that nobody asked for: who knows to whom the next one would belong
             return
         try:
@@ -172,7 +184,7 @@ class Connection(asyncio.Protocol):
         return False  # close our half too
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._phase is not Phase.CLOSED:
+        if self._phase is not _CLOSED:
             detail = f" ({exc})" if exc else ""
             begun = "in the middle of its answer" if self._head_bytes or self._headers else "without an answer"
             self._fail(
@@ -202,7 +214,7 @@ class Connection(asyncio.Protocol):
         if self._complete or self._parser.get_status_code() < 200:
             return
         self._head_done = True
-        if self._streams and self._phase is Phase.BUSY:
+        if self._streams and self._phase is _BUSY:
             self._begin_stream()
 
     def on_body(self, body: bytes) -> None:
@@ -230,7 +242,7 @@ class Connection(asyncio.Protocol):
     def _finish(self) -> None:
         self._sweep.drop(self)
         answer, phase = self._answer, self._phase
-        if phase is Phase.BUSY and answer is not None and not answer.done():
+        if phase is _BUSY and answer is not None and not answer.done():
             answer.set_result(self._response(self._chunks))
         elif self._stream is not None:
             self._stream.end(None)
@@ -245,7 +257,7 @@ class Connection(asyncio.Protocol):
         self._chunks = []
         self._head_bytes = self._field_bytes = self._field_count = self._body_bytes = 0
         self._head_done = self._complete = False
-        self._phase = Phase.IDLE
+        self._phase = _IDLE
         self.idle_since_s = self._loop.time()
         self._released(self)
 
@@ -253,7 +265,8 @@ class Connection(asyncio.Protocol):
         content_type = ""
         headers: list[tuple[str, str]] = []
         for raw_name, raw_value in self._headers:
-            name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+            name = _COMMON.get(raw_name) or raw_name.decode("latin-1").lower()
+            value = raw_value.decode("latin-1")
             headers.append((name, value))
             if name == "content-type":
                 content_type = value
@@ -268,7 +281,7 @@ class Connection(asyncio.Protocol):
         assert self._transport is not None
         if answer is None or answer.done():
             return
-        self._phase = Phase.STREAMING
+        self._phase = _STREAMING
         self.deadline_s = self._loop.time() + STREAM_SILENCE_S
         self._stream = Stream(self._loop, self._transport, self._abort)
         response.stream = self._stream
@@ -285,7 +298,7 @@ class Connection(asyncio.Protocol):
 
     def _abort(self) -> None:
         self._sweep.drop(self)
-        self._phase = Phase.CLOSED
+        self._phase = _CLOSED
         self._answer = None
         self._stream = None
         if self._transport is not None:

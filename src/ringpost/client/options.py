@@ -6,8 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any, cast
 
 from ringpost.contract.errors import UsageError, listed
-from ringpost.contract.event import Event
-from ringpost.contract.operation import Operation
+from ringpost.contract.operation import Event, Operation
 from ringpost.contract.vocabulary import CallOptions, Seconds, SendOptions, When, seconds
 from ringpost.core.message import Priority
 

@@ -23,8 +23,7 @@ from ringpost.client.options import (
     when,
 )
 from ringpost.contract.errors import InvalidRequest, UsageError
-from ringpost.contract.event import Event
-from ringpost.contract.operation import Operation
+from ringpost.contract.operation import Event, Operation
 from ringpost.contract.vocabulary import SendOptions
 from ringpost.core import ids
 from ringpost.core.idempotency import dedup_id, digest

@@ -8,7 +8,7 @@ import asyncio
 import re
 import ssl
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from msgspec import Struct
@@ -268,7 +268,7 @@ class Transport:
         origin: Origin,
         method: str,
         path: str,
-        headers: Iterable[tuple[str, str]] = (),
+        headers: Sequence[tuple[str, str]] = (),
         body: bytes = b"",
         *,
         deadline_s: float,
@@ -336,16 +336,15 @@ async def _discard(response: Response) -> None:
         await response.stream.aclose()
 
 
-def _whole(method: str, path: str, host: str, headers: Iterable[tuple[str, str]], body: bytes) -> bytes:
+def _whole(method: str, path: str, host: str, headers: Sequence[tuple[str, str]], body: bytes) -> bytes:
     """Give the request as it goes out, in one piece."""
-    lines = [f"{method} {path} HTTP/1.1\r\nhost: {host}\r\n"]
-    count = 3
-    for name, value in headers:
-        lines.append(f"{name}: {value}\r\n")
-        count += 1
-    lines.append(f"content-length: {len(body)}\r\n\r\n")
-    head = "".join(lines)
-    # One line break too many would be another header, or another request.
-    if head.count("\n") != count + 1 or head.count("\r") != count + 1 or not _PATH.fullmatch(path):
+    fields = "".join([f"{name}: {value}\r\n" for name, value in headers])
+    head = f"{method} {path} HTTP/1.1\r\nhost: {host}\r\n{fields}content-length: {len(body)}\r\n\r\n"
+    # One line break too many would be another header, or another request; a space in the path another version.
+    lines = len(headers) + 4
+    if head.count("\n") != lines or head.count("\r") != lines or path.count(" ") or not path.startswith("/"):
         raise UsageError(f"A path or header of {method} {path!r} has characters that can't travel.")
-    return head.encode("latin-1") + body
+    try:
+        return head.encode("latin-1") + body
+    except UnicodeEncodeError as error:
+        raise UsageError(f"A path or header of {method} {path!r} has characters that can't travel.") from error

@@ -2,15 +2,18 @@
 of unknown state."""
 
 import asyncio
+import inspect
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 
 import pytest
 import trustme
+import uvloop
 
 from ringpost.client import connection as connections
-from ringpost.client.transport import Origin, Transport, origin_of
+from ringpost.client.target import Origin, origin_of
+from ringpost.client.transport import Transport
 from ringpost.contract.errors import DeadlineExceeded, TransportError, Unavailable, UsageError
 from ringpost.settings import Settings
 from ringpost.wire.http import Response
@@ -496,7 +499,7 @@ async def test_tls_is_checked_against_whom_we_trust() -> None:
             assert caught.value.processed == "no"
 
 
-@pytest.mark.parametrize("path", ["/a b", "a", "/a\r\nx: y", "/ä"])
+@pytest.mark.parametrize("path", ["/a b", "a", "/a\r\nx: y", "/a\nb", "/\u2028"])
 async def test_a_path_or_header_that_would_break_the_request_is_refused(path: str) -> None:
     async with serving(polite) as server, transporting() as transport:
         with pytest.raises(UsageError):
@@ -526,3 +529,16 @@ def test_an_address_is_taken_apart(url: str, authority: str, prefix: str) -> Non
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(UsageError, match="is no address"):
         origin_of(url)
+
+
+def _plain_tests() -> list[Callable[[], Awaitable[None]]]:
+    """Give every test of this file that needs nothing from pytest."""
+    here = dict(globals())
+    tests = [one for name, one in here.items() if name.startswith("test_") and inspect.iscoroutinefunction(one)]
+    return [one for one in tests if not inspect.signature(one).parameters]
+
+
+@pytest.mark.parametrize("test", _plain_tests(), ids=lambda test: test.__name__.removeprefix("test_"))
+def test_the_same_on_uvloop(test: Callable[[], Coroutine[None, None, None]]) -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(test())

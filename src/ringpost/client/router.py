@@ -1,0 +1,198 @@
+"""Find who answers a call: a handler in this process, else the address of its contract, else a live instance that the
+store knows of. Which of them it was doesn't show: the request is encoded and the reply decoded on every way."""
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from ringpost.client.deadline import call_deadline_s
+from ringpost.client.instances import Instances
+from ringpost.client.options import check_call_options, check_operation, checked_headers, checked_key, priority_of
+from ringpost.client.outcome import reply_from, reply_of
+from ringpost.client.posting import check_size
+from ringpost.client.target import Target, target_of
+from ringpost.contract.errors import Unavailable
+from ringpost.contract.operation import Operation
+from ringpost.contract.vocabulary import CallOptions, Reply, Request
+from ringpost.core.call import Call, Local
+from ringpost.core.message import Priority
+from ringpost.settings import Settings
+from ringpost.store.port import Store
+from ringpost.wire.http import Response
+
+if TYPE_CHECKING:
+    from ringpost.client.transport import Transport
+
+NO_OPTIONS: CallOptions = {}
+_JSON = ("content-type", "application/json")
+_NO_HEADERS: dict[str, str] = {}
+_PRIORITY_WORDS = {Priority.HIGH: "high", Priority.LOW: "low"}
+_WRONG_INSTANCE = 421
+
+
+class Router:
+    """The way of calls, for one event loop. Connections are opened when something goes over HTTP for the first time."""
+
+    def __init__(self, settings: Settings, local: Local | None = None, store: Store | None = None) -> None:
+        self._settings = settings
+        self._local = local
+        self._store = store
+        self._loop = asyncio.get_running_loop()
+        self._addresses = {contract: target_of(url) for contract, url in settings.addresses.items()}
+        self._instances = None if store is None else Instances(store)
+        self._transport: "Transport | None" = None
+
+    async def call(
+        self,
+        operation: Operation[Request, Reply],
+        request: object,
+        options: CallOptions = NO_OPTIONS,
+        parent: Call | None = None,
+    ) -> Reply:
+        """Call an operation and give its reply.
+
+        `parent` is the call that is being handled: its deadline bounds this one, its path is carried on. Raises
+        UsageError and InvalidRequest before any I/O; the operation's Problems; OperationFailed; Unavailable,
+        Overloaded, DeadlineExceeded, whose `processed` says whether it may have taken effect.
+        """
+        call = self.prepared(operation, request, options, parent)
+        local = self._local
+        if local is not None and local.serves(call.operation):
+            return reply_of(operation, await local.call(call))
+        response, _ = await self.post(operation, call)
+        return reply_from(operation, response)
+
+    def prepared(
+        self,
+        operation: Operation[Any, Any],
+        request: object,
+        options: CallOptions = NO_OPTIONS,
+        parent: Call | None = None,
+    ) -> Call:
+        """Make the call that a handler of this process takes, or that goes out over HTTP."""
+        check_operation(operation, "call")
+        headers, key, timeout, word = _NO_HEADERS, None, None, None
+        if options:
+            check_call_options(options)
+            timeout = options.get("timeout")
+            word = options.get("priority")
+            if "headers" in options:
+                headers = checked_headers(options["headers"])
+            if "idempotency_key" in options:
+                key = checked_key(options["idempotency_key"], "idempotency_key")
+        full_name = operation.full_name
+        body = operation.request.encode(request)
+        check_size(body, self._settings, full_name)
+        parent_s = None if parent is None else parent.deadline_s
+        call = Call(
+            full_name,
+            body,
+            call_deadline_s(self._loop.time(), timeout, operation.timeout_s, parent_s, self._settings),
+            headers,
+            key if key is not None else operation.dedup_key(request),
+            priority_of(word, operation.priority),
+        )
+        if parent is not None:
+            call.depth = parent.depth + 1
+            call.path = (*parent.path, parent.operation)
+            call.trace, call.tracestate = parent.trace, parent.tracestate
+        return call
+
+    async def post(
+        self, operation: Operation[Any, Any], call: Call, more: tuple[tuple[str, str], ...] = ()
+    ) -> tuple[Response, Target]:
+        """Send the call over HTTP to who serves it. An instance that is gone is passed over for the next."""
+        headers = self.headers_of(call, more)
+        path = f"/{operation.contract_name}/{operation.name}"
+        transport = self.transport()
+        target = self._addresses.get(operation.contract_name)
+        if target is not None:
+            response = await transport.request(
+                target.origin, "POST", target.prefix + path, headers, call.body, deadline_s=call.deadline_s
+            )
+            return response, target
+        instances = self._instances
+        if instances is not None:
+            for target in await instances.serving(call.operation):
+                try:
+                    response = await transport.request(
+                        target.origin,
+                        "POST",
+                        target.prefix + path,
+                        [*headers, ("ringpost-instance", target.instance)],
+                        call.body,
+                        deadline_s=call.deadline_s,
+                    )
+                except Unavailable as error:
+                    if error.processed != "no":
+                        raise
+                    instances.refused(target)
+                    continue
+                if response.status != _WRONG_INSTANCE:
+                    return response, target
+                instances.refused(target)
+        raise self.nobody(operation)
+
+    async def target(self, operation_or_event: Any) -> Target | None:
+        """Give where a contract is reached over HTTP, if anywhere."""
+        target = self._addresses.get(operation_or_event.contract_name)
+        if target is None and self._instances is not None:
+            return next(iter(await self._instances.serving(operation_or_event.full_name)), None)
+        return target
+
+    def headers_of(self, call: Call, more: tuple[tuple[str, str], ...] = ()) -> list[tuple[str, str]]:
+        """Give the headers that say what a call is; those that would say the usual are left out."""
+        remaining_ms = max(1, int((call.deadline_s - self._loop.time()) * 1000))
+        headers = [_JSON, ("request-timeout", f"{remaining_ms}ms"), *more]
+        if call.headers:
+            headers.extend(call.headers.items())
+        if call.idempotency_key is not None:
+            headers.append(("idempotency-key", quoted(call.idempotency_key)))
+        if call.priority is not Priority.NORMAL:
+            headers.append(("ringpost-priority", _PRIORITY_WORDS[call.priority]))
+        if call.depth:
+            headers.append(("ringpost-depth", str(call.depth)))
+            headers.append(("ringpost-path", ", ".join(call.path)))
+        if call.attempt != 1:
+            headers.append(("ringpost-attempt", str(call.attempt)))
+        if call.trace:
+            headers.append(("traceparent", call.trace))
+            if call.tracestate:
+                headers.append(("tracestate", call.tracestate))
+        return headers
+
+    def nobody(self, operation: Operation[Any, Any]) -> Unavailable:
+        """Say everything that was tried."""
+        contract = operation.contract_name
+        if self._store is None:
+            stored = "no store to know of one"
+        else:
+            stored = f"no live instance noted in the store ({self._store.facts.url})"
+        return Unavailable(
+            f"Nobody serves {operation.full_name}: no handler for it in this process, no address for {contract!r} in "
+            f"`addresses`, and {stored}. Start its service with `ringpost run`, or set RINGPOST_ADDRESSES="
+            f"{contract}=https://…",
+            processed="no",
+        )
+
+    def transport(self) -> "Transport":
+        """Give the transport, made at first use: it loads the HTTP parser."""
+        if self._transport is None:
+            self._transport = _new_transport(self._settings)
+        return self._transport
+
+    async def close(self) -> None:
+        """Close every connection; what is outstanding raises Unavailable."""
+        if self._transport is not None:
+            await self._transport.close()
+
+
+def quoted(key: str) -> str:
+    """Write a key as the structured string that Idempotency-Key is."""
+    return '"' + key.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _new_transport(settings: Settings) -> "Transport":
+    # The parser is a driver: only who goes over HTTP loads it.
+    from ringpost.client.transport import Transport
+
+    return Transport(settings)

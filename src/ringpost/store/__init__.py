@@ -2,3 +2,68 @@
 
 It must not know services, handlers or HTTP.
 """
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from ringpost.contract.errors import StoreError
+from ringpost.settings import Settings
+from ringpost.store.port import Store
+
+
+def store_for(url: str, settings: Settings) -> Store:
+    """Make the store that a URL names; it is opened by whoever uses it.
+
+    `memory:` (for tests, gone with the process), `sqlite:///relative/file.db`, `sqlite:////absolute/file.db`. Raises
+    StoreError, saying what to do, for a URL that names none.
+    """
+    scheme, colon, rest = url.partition(":")
+    make = _SCHEMES.get(scheme) if colon else None
+    if make is None:
+        raise StoreError(f"{_without_password(url)!r} names no store. Write {_FORMS}.")
+    return make(rest, settings)
+
+
+def _memory(rest: str, settings: Settings) -> Store:
+    from ringpost.store.memory import MemoryStore
+
+    if rest:
+        raise StoreError(f"'memory:{rest}' names no store: the one in memory has no name. Write 'memory:'.")
+    return MemoryStore(settings)
+
+
+def _sqlite(rest: str, settings: Settings) -> Store:
+    """Make a store in a file. The driver is loaded here only: most programs that import Ringpost need none."""
+    from ringpost.store.sqlite import SqliteStore
+
+    path = rest.removeprefix("///")
+    if not path or path == rest:
+        raise StoreError(
+            f"'sqlite:{rest}' names no file. Write 'sqlite:///ringpost.db' for a file beside ringpost.toml, "
+            "'sqlite:////var/lib/ringpost.db' for an absolute path."
+        )
+    return SqliteStore(path, settings)
+
+
+def _not_yet(rest: str, settings: Settings) -> Store:
+    raise StoreError(f"PostgreSQL, NATS and Redis as stores are not in this version. Write {_FORMS}.")
+
+
+def _without_password(url: str) -> str:
+    """Hide what a URL may carry before an @: an error message ends up in logs."""
+    head, at, tail = url.rpartition("@")
+    return f"{head.partition('://')[0]}://…@{tail}" if at else url
+
+
+_FORMS = "'sqlite:///ringpost.db' for a file, or 'memory:' for a test"
+
+# One line a store: the scheme of its URL, and what makes it of the rest.
+_SCHEMES: Mapping[str, Callable[[str, Settings], Store]] = MappingProxyType(
+    {
+        "memory": _memory,
+        "sqlite": _sqlite,
+        "postgresql": _not_yet,
+        "nats": _not_yet,
+        "redis": _not_yet,
+    }
+)

@@ -40,6 +40,14 @@ class Slots:
         if self.freed is not None and self.used == self.total - 1:
             self.freed()
 
+    def give_back(self, count: int) -> None:
+        """Give back slots that were taken ahead and not needed."""
+        if count:
+            was_full = self.used >= self.total
+            self.used -= count
+            if was_full and self.used < self.total and self.freed is not None:
+                self.freed()
+
     def lose(self) -> None:
         """Count a slot as lost, beside the one that its handling gives back."""
         self.used += 1

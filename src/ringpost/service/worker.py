@@ -1,0 +1,419 @@
+"""The worker: one turn after the other, each a commit that settles what has ended and claims what there is room for.
+
+Two turns overlap: while the store works for one half of the slots, handlers run the other. A turn is taken when there
+is something to settle or reason to believe that there is something to claim; else the worker listens. What it hears is
+a hint only: it asks the store itself every few seconds.
+"""
+
+import asyncio
+import logging
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from ringpost.contract.errors import LeaseLost
+from ringpost.core import ids
+from ringpost.core.message import Delivery, Settlement, State
+from ringpost.service.handler import Handler
+from ringpost.service.lag import Lag
+from ringpost.service.lane import Lane
+from ringpost.service.leases import Leases
+from ringpost.service.listener import Listener
+from ringpost.service.runners import HandlesMessages, Runners
+from ringpost.service.schedule import Scheduler
+from ringpost.service.slots import Slots
+from ringpost.service.upkeep import Upkeep
+from ringpost.service.watchdog import Watchdog
+from ringpost.store.port import Claimed, Store, Woken
+
+_LOG = logging.getLogger("ringpost.worker")
+_TURNS_MAX = 2
+_POLL_S = 5.0
+_TRICKLE_S = 0.1  # while the loop is late, messages still get on: a few claims a second
+_SHED_S = 0.005  # how long a queue without room may still be listened to
+_BACKOFF_S_FIRST = 0.05
+_BACKOFF_S_MAX = 1.0
+_STOP_S = 2.0  # for what doesn't end when it is cancelled, and for the last commits
+_SUSPECT_LOSSES = 2
+_SWITCH_INTERVAL_S = 0.0005
+
+
+class Handlings(HandlesMessages, Protocol):
+    """What the worker needs of the pipeline."""
+
+    def slots(self, handler: Handler) -> Slots: ...
+    def cancel(self, ref: int, reason: str) -> bool: ...
+
+
+class Working(Struct, frozen=True):
+    """How a worker is doing. Counters only rise."""
+
+    running: int
+    claimed: int
+    settled: int
+    fences_lost: int
+    stalled: bool  # ready messages, free slots, and nothing is claimed
+
+
+class _Turn(Struct, gc=False):
+    """One commit: what is asked of the store, and what was so when it was asked."""
+
+    want: dict[str, int]
+    settlements: list[Settlement]
+    suspects: int
+    asked_s: float
+    wakes: dict[str, int]
+    heard: frozenset[str]  # queues whose wake-ups can't have been missed since
+
+
+class Worker:
+    """Work the queues of some handlers: claim, hand to runners, settle, renew leases, tend the store.
+
+    With `claiming=False` it only runs what is given to `accept`. Everything is for the event loop that made it.
+    `give_up` is called with the reason when the process should exit non-zero.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        pipeline: Handlings,
+        handlers: Iterable[Handler],
+        *,
+        lease_s: float,
+        claiming: bool = True,
+        give_up: Callable[[str], None] | None = None,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        handlers = list(handlers)
+        self._store = store
+        self._lease_s = lease_s
+        self._claiming = claiming
+        self._clock_s = clock_s
+        self._lanes = {handler.queue: Lane(handler, pipeline.slots(handler)) for handler in handlers}
+        self._held_max = 2 * sum(lane.slots.total for lane in self._lanes.values())
+        self._held = 0  # claimed or asked for, and not yet settled
+        self._turns: set[asyncio.Task[None]] = set()
+        self._suspects: set[int] = set()
+        self._suspect_asked = False
+        self._failures = 0
+        self._resting: asyncio.TimerHandle | None = None
+        self._reopening = False
+        self._shedding = False
+        self._timers: set[asyncio.TimerHandle] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping = False
+        self._quiet = asyncio.Event()
+        self._trickled_s = 0.0
+        self._claimed = self._settled = self._fences_lost = 0
+        self._runners = Runners(pipeline, self._kick)
+        self._leases = Leases(store, pipeline, self._runners, lease_s, clock_s)
+        self._listener = Listener(store, self._heard)
+        self._lag = Lag(lambda: self._runners.held > 0, self._kick)
+        self._upkeep = Upkeep(store, lease_s, self.look)
+        self._scheduler = Scheduler(store, handlers if claiming else ())
+        self._watchdog = Watchdog(store, self._claimable, self._reopen, give_up or _only_log, clock_s=clock_s)
+
+    @property
+    def holder(self) -> int:
+        """The number under which this process holds leases now; for reservations too. It may change."""
+        return self._leases.holder
+
+    # --- life
+
+    async def start(self, *, thread: bool = True) -> None:
+        """Begin to work. `thread=False` renews leases on the loop, for virtual time."""
+        self._leases.start(thread=thread)
+        now_s = self._clock_s()
+        for lane in self._lanes.values():
+            lane.claimed_s = now_s
+            lane.slots.freed = self._runners.tell
+        self._spawn(self._upkeep.run())
+        self._spawn(self._leases.run(self._listen))
+        if self._claiming:
+            self._spawn(self._scheduler.run())
+            self._spawn(self._watchdog.run())
+            self._kick()
+
+    async def stop(self, grace_s: float) -> None:
+        """Claim no more; let what runs end for `grace_s` seconds, then cancel it; release, and commit the last
+        settlements. What can't be committed is taken over by others when its lease ends."""
+        self._stopping = True
+        self._listener.stop()
+        for task in self._tasks:
+            task.cancel()
+        for timer in self._timers:
+            timer.cancel()
+        await self._settled_down(grace_s)
+        self._leases.cancel_all("shutdown")
+        await self._settled_down(_STOP_S)
+        await self._runners.close()
+        await self._settled_down(_STOP_S)
+        if self._held:
+            _LOG.warning("%d messages could not be settled; they run again when their leases end", self._held)
+        if self._resting is not None:
+            self._resting.cancel()
+        self._lag.stop()
+        self._leases.stop()
+
+    def accept(self, delivery: Delivery) -> None:
+        """Run a message that was born running here, under `holder`. Its slot has been taken; it is given back."""
+        self._held += 1
+        self._runners.feed([(self._lanes[delivery.queue], delivery, self._clock_s())])
+
+    def look(self) -> None:
+        """Claim from every queue soon, as there may be something new."""
+        for lane in self._lanes.values():
+            lane.hungry = True
+        self._kick()
+
+    def working(self) -> Working:
+        """Say how it is doing."""
+        return Working(self._runners.held, self._claimed, self._settled, self._fences_lost, self._watchdog.stalled)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            _LOG.error("a part of the worker failed", exc_info=task.exception())
+
+    def _later(self, delay_s: float, call: Callable[[], None]) -> None:
+        def fire() -> None:
+            self._timers.discard(timer)
+            call()
+
+        timer = asyncio.get_running_loop().call_later(delay_s, fire)
+        self._timers.add(timer)
+
+    async def _settled_down(self, timeout_s: float) -> None:
+        """Wait until everything claimed is settled, or the time is over."""
+        self._quiet.clear()
+        if self._held:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._quiet.wait()
+            except TimeoutError:
+                pass
+
+    # --- turns
+
+    def _kick(self) -> None:
+        """Take a turn if there is a reason to and fewer than two are under way; else listen."""
+        if len(self._turns) >= _TURNS_MAX or self._resting is not None:
+            return
+        now_s = self._clock_s()
+        lanes = [lane for lane in self._lanes.values() if lane.worth_a_turn()] if self._may_claim(now_s) else []
+        settlements = self._runners.take_done()
+        if lanes and not all(lane.full for lane in lanes):
+            self._listen()
+        if settlements and not self._stopping and self._claiming:
+            lanes += [lane for lane in self._lanes.values() if lane.worth_a_look(now_s) and lane not in lanes]
+        want, wakes = self._reserve(lanes, now_s)
+        if want or settlements:
+            suspects = self._ask_suspects(want, settlements)
+            turn = _Turn(want, settlements, suspects, now_s, wakes, self._listener.queues)
+            self._turns.add(asyncio.get_running_loop().create_task(self._turn(turn), name="ringpost-turn"))
+        elif not self._turns:
+            self._listen()
+
+    def _may_claim(self, now_s: float) -> bool:
+        if self._stopping or not self._claiming:
+            return False
+        if self._lag.high:
+            if now_s - self._trickled_s < _TRICKLE_S:
+                return False
+            self._trickled_s = now_s
+        return True
+
+    def _reserve(self, lanes: list[Lane], now_s: float) -> tuple[dict[str, int], dict[str, int]]:
+        """Take slots for what is to be claimed: at most as many as are free, and not if too much is unsettled."""
+        want: dict[str, int] = {}
+        wakes: dict[str, int] = {}
+        for lane in lanes:
+            count = min(lane.room(), self._held_max - self._held)
+            if count > 0:
+                want[lane.queue] = count
+                wakes[lane.queue] = lane.reserve(count, now_s)
+                self._held += count
+        return want, wakes
+
+    def _ask_suspects(self, want: Mapping[str, int], settlements: list[Settlement]) -> int:
+        """Say how many suspects the claim may take: one at a time in this process."""
+        if self._suspects:
+            self._suspects.difference_update(settlement.delivery.ref for settlement in settlements)
+        if not want or self._suspects or self._suspect_asked:
+            return 0
+        self._suspect_asked = True
+        return 1
+
+    async def _turn(self, turn: _Turn) -> None:
+        try:
+            claimed = await self._store.claim(
+                turn.want, self._leases.holder, self._lease_s, turn.settlements, suspects=turn.suspects
+            )
+        except asyncio.CancelledError as error:
+            if not self._reopening:
+                raise
+            self._turn_failed(turn, error)
+        except Exception as error:  # noqa: BLE001 (a border: whatever a store raises, nothing may be lost)
+            self._turn_failed(turn, error)
+        else:
+            self._book(turn, claimed)
+        finally:
+            self._turns.discard(asyncio.current_task())
+        self._kick()
+        if not self._held:
+            self._quiet.set()
+
+    def _book(self, turn: _Turn, claimed: Claimed) -> None:
+        """Take note of what a turn gave, and hand the messages to the runners."""
+        self._failures = 0
+        self._count_settled(turn.settlements, claimed.settled)
+        deliveries, lanes = claimed.deliveries, self._lanes
+        got = Counter([delivery.queue for delivery in deliveries]) if len(turn.want) > 1 else None
+        now_s = self._clock_s()
+        for queue, asked in turn.want.items():
+            count = len(deliveries) if got is None else got[queue]
+            self._returned(lanes[queue], turn, asked, count, now_s)
+        if turn.suspects:
+            self._suspect_asked = False
+            self._suspects.update([delivery.ref for delivery in deliveries if delivery.losses >= _SUSPECT_LOSSES])
+        if claimed.next_due_s is not None:
+            self._upkeep.due_in(claimed.next_due_s)
+        if deliveries:
+            self._claimed += len(deliveries)
+            if self._stopping:
+                self._release(deliveries)
+            else:
+                self._runners.feed([(lanes[delivery.queue], delivery, turn.asked_s) for delivery in deliveries])
+                self._lag.watch()
+
+    def _returned(self, lane: Lane, turn: _Turn, asked: int, got: int, now_s: float) -> None:
+        self._held -= asked - got
+        lane.returned(asked, got, turn.wakes[lane.queue], listening=lane.queue in turn.heard, now_s=now_s)
+        hush_s = lane.hush_s(now_s)
+        if hush_s > 0:
+            self._later(hush_s, lambda: self._wake(lane))
+
+    def _count_settled(self, settlements: list[Settlement], settled: list[bool]) -> None:
+        self._held -= len(settlements)
+        self._settled += len(settlements)
+        if not all(settled):
+            for settlement, done in zip(settlements, settled, strict=True):
+                if not done:
+                    self._lost_fence(settlement.delivery)
+
+    def _lost_fence(self, delivery: Delivery) -> None:
+        self._settled -= 1
+        self._fences_lost += 1
+        lost = LeaseLost(f"{ids.text(delivery.id)} of {delivery.queue} was taken over by another worker")
+        _LOG.warning("%s: %s; nothing of attempt %d was committed", type(lost).__name__, lost, delivery.attempt)
+
+    def _release(self, deliveries: list[Delivery]) -> None:
+        for delivery in deliveries:
+            self._lanes[delivery.queue].slots.give()
+            self._runners.settle(Settlement(delivery, State.READY, charge=False))
+
+    def _turn_failed(self, turn: _Turn, error: BaseException) -> None:
+        """Keep the settlements for the next turn (the fence makes a repetition harmless), and rest a little."""
+        if turn.want:
+            self._leases.change_holder()
+        for queue, asked in turn.want.items():
+            self._lanes[queue].failed_claim(asked)
+            self._held -= asked
+        self._runners.put_back(turn.settlements)
+        self._suspect_asked = self._suspect_asked and not turn.suspects
+        self._failures += 1
+        pause_s = min(_BACKOFF_S_FIRST * 2 ** min(self._failures, 10), _BACKOFF_S_MAX)
+        _LOG.warning("a turn at the store failed; the next in %g s", pause_s, exc_info=error)
+        if self._resting is None:
+            self._resting = asyncio.get_running_loop().call_later(pause_s, self._rested)
+
+    def _rested(self) -> None:
+        self._resting = None
+        self._kick()
+
+    # --- listening
+
+    def _listen(self) -> None:
+        """See that the queues with room are listened to, and messages that run long."""
+        if self._stopping:
+            return
+        wanted = self._audible() if self._claiming else frozenset[str]()
+        if self._listener.listening and wanted <= self._listener.queues:
+            if len(wanted) < len(self._listener.queues) and not self._shedding:
+                self._shedding = True
+                self._later(_SHED_S, self._shed)
+            return
+        ids = self._leases.long_running()
+        if wanted or ids:
+            self._listener.listen(wanted, ids, _POLL_S * random.uniform(0.75, 1.0))
+
+    def _audible(self) -> frozenset[str]:
+        now_s = self._clock_s()
+        return frozenset(
+            lane.queue for lane in self._lanes.values() if (lane.slots.free or lane.asked) and not lane.hush_s(now_s)
+        )
+
+    def _shed(self) -> None:
+        """Stop listening to queues that have had no room for a while: others should be woken instead."""
+        self._shedding = False
+        missed = self._listener.queues - self._audible()
+        if missed:
+            for queue in missed:
+                self._lanes[queue].hungry = True
+            self._listener.listen(self._listener.queues - missed, self._leases.long_running(), _POLL_S)
+
+    def _heard(self, woken: Woken) -> None:
+        now_s = self._clock_s()
+        for queue in woken.queues:
+            self._lanes[queue].wake(now_s)
+        if woken.ids:
+            self._spawn(self._leases.look_at(woken.ids))
+        if not woken.queues and not woken.ids:
+            self.look()
+        else:
+            self._kick()
+
+    def _wake(self, lane: Lane) -> None:
+        lane.wake(self._clock_s())
+        self._kick()
+
+    # --- the watchdog
+
+    def _claimable(self) -> dict[str, float]:
+        """Give the queues with free slots, each with the instant of the last claim that gave something."""
+        if self._stopping:
+            return {}
+        return {lane.queue: lane.claimed_s for lane in self._lanes.values() if lane.slots.free > 0}
+
+    async def _reopen(self) -> None:
+        """Rebuild the store's connection. Turns that hang are given up; their settlements go again."""
+        if self._store.facts.url.startswith("memory:"):
+            return  # there is no connection, and closing would lose everything
+        self._reopening = True
+        try:
+            for task in list(self._turns):
+                task.cancel()
+            await self._store.close()
+            await self._store.open()
+        finally:
+            self._reopening = False
+        self.look()
+
+
+def run_fast() -> None:
+    """Let threads change places sooner, for processes that work: a store's thread must not wait 5 ms for each step."""
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+
+
+def _only_log(reason: str) -> None:
+    _LOG.critical("%s; this process should be restarted", reason)

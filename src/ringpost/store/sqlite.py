@@ -1,0 +1,382 @@
+"""The SQLite store: one file that several processes of a host share, durable to the sync.
+
+Here is the loop's side: entries of one loop turn are collected and handed to the store thread at once
+(`sqlite_writer.py`), which works them in one transaction and answers in one call. Measured on the way: see
+`sqlite_rows.py` for batches, and `sqlite_schema.py` for the width of columns.
+"""
+
+import asyncio
+import concurrent.futures
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ringpost.contract.errors import StoreError, UsageError
+from ringpost.core.message import Cause, Delivery, Message, Record, Settlement, State
+from ringpost.settings import Settings
+from ringpost.store import sqlite_change, sqlite_end, sqlite_notes, sqlite_read, sqlite_tend
+from ringpost.store.hostclock import HostClock
+from ringpost.store.port import (
+    Capability,
+    Changed,
+    Claimed,
+    Depth,
+    Facts,
+    Filter,
+    Note,
+    Order,
+    Put,
+    Renewed,
+    Report,
+    Tended,
+    Woken,
+)
+from ringpost.store.sqlite_purge import Upkeep
+from ringpost.store.sqlite_rows import BODY_MAX, HEADERS_MAX
+from ringpost.store.sqlite_turn import Turn
+from ringpost.store.sqlite_waiting import Waiting
+from ringpost.store.sqlite_writer import ROWS_MAX, Ask, Want, Writer
+from ringpost.store.wakeup import Bell
+
+CAPABILITIES: frozenset[Capability] = frozenset({"lines", "priority", "find", "delay"})
+
+_log = logging.getLogger("ringpost.store")
+
+
+class SqliteStore:
+    """Keep messages in a SQLite file (level `durable`). Open it, use it and close it on one event loop; `renew` may be
+    called from any thread. It does not survive a fork.
+
+    `failed` is set once the disk can't be trusted any more (a sync or a write failed); from then on everything raises
+    StoreError and the process should end with an error. `on_failed` is called once when that happens, on the loop.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        settings: Settings | None = None,
+        *,
+        clock: HostClock | None = None,
+        on_failed: Callable[[BaseException], None] | None = None,
+    ) -> None:
+        self._path = Path(os.path.abspath(path))
+        self._settings = settings or Settings()
+        self.on_failed = on_failed
+        self._writer = Writer(
+            self._path,
+            self._settings,
+            clock or HostClock(),
+            answered=self._answered,
+            committed=self._committed,
+            watched=self._watched,
+            failed=self._has_failed,
+        )
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._outbox: list[Ask] = []
+        self._pid = 0
+        self._bell: Bell | None = None
+        self._waiting: Waiting | None = None
+        self._holders: dict[int, float] = {}
+        self._upkeep = Upkeep()
+        self._numbers: dict[str, int] = {}
+        self._data_version = 0
+        self.facts = Facts("", "durable", CAPABILITIES, f"sqlite:///{self._path}")
+
+    @property
+    def failed(self) -> BaseException | None:
+        """What made the store unusable, None while it is well."""
+        return self._writer.failure
+
+    # --- open and close
+
+    async def open(self, *, create: bool = False, accept_loss: bool = False) -> Facts:
+        """Open the file, with `create` make it. Raises StoreError where its promises can't be kept: no file, a network
+        file system, a newer schema, a lost tail (`accept_loss` goes on without it). Repeating it is harmless."""
+        if self._loop is not None:
+            return self.facts
+        if self._writer.store_id:
+            raise StoreError("a closed store is not opened again; make a new one")
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, lambda: self._writer.start(create=create, accept_loss=accept_loss))
+        self._loop, self._pid = loop, os.getpid()
+        self._bell = Bell(self._path)
+        self._waiting = Waiting(self._bell, self._look, self._numbers.get)
+        self.facts = Facts(self._writer.store_id, "durable", CAPABILITIES, f"sqlite:///{self._path}")
+        return self.facts
+
+    async def close(self) -> None:
+        """Finish what was handed over, checkpoint, and close. Repeating it is harmless."""
+        loop, self._loop = self._loop, None
+        if loop is None:
+            return
+        self._flush()
+        if self._waiting is not None:
+            self._waiting.close()
+        await loop.run_in_executor(None, self._writer.stop)
+        if self._bell is not None:
+            self._bell.close()
+
+    # --- the port
+
+    async def put(self, messages: Sequence[Message]) -> list[Put]:
+        """Keep messages durably. Repeating it with the same ids changes nothing."""
+        for message in messages:
+            _check(message)
+        return await self._in_parts(messages, lambda part: Ask(messages=part))
+
+    async def claim(
+        self,
+        want: Mapping[str, int],
+        holder: int,
+        lease_s: float,
+        settlements: Sequence[Settlement] = (),
+        *,
+        suspects: int = 1,
+    ) -> Claimed:
+        """Settle, then claim. A claim whose caller has gone away is given back."""
+        _check_staged(settlements)
+        self._holders[holder] = lease_s
+        ask = Ask(settlements=settlements, want=Want(want, holder, lease_s, suspects), durable=_needs_sync(settlements))
+        claimed: Claimed = await self._ask(ask)
+        return claimed
+
+    async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
+        """Settle, one bool each: False where the fence was lost."""
+        _check_staged(settlements)
+        return await self._in_parts(settlements, lambda part: Ask(settlements=part, durable=_needs_sync(part)))
+
+    def renew(self, holder: int, lease_s: float) -> Renewed:
+        """Lengthen a holder's leases; blocks, so call it from a thread of its own."""
+        self._holders[holder] = lease_s
+        self._check_usable()
+        reply: concurrent.futures.Future[Renewed] = concurrent.futures.Future()
+        ask = Ask(act=lambda turn: sqlite_tend.renew(turn, holder, lease_s), durable=False, reply=reply)
+        self._writer.send([ask])
+        try:
+            return reply.result(timeout=lease_s)
+        except TimeoutError as exc:
+            raise StoreError(f"the store {self._path} did not renew within the lease of {lease_s} s") from exc
+
+    async def change(self, orders: Sequence[Order]) -> list[Changed]:
+        """Carry out orders, each by itself."""
+        if not orders:
+            return []
+        durable = not all(isinstance(order, Report) for order in orders)
+        changed: list[Changed] = await self._ask(
+            Ask(act=lambda turn: [sqlite_change.obey(turn, order) for order in orders], durable=durable)
+        )
+        return changed
+
+    async def read(self, ids: Sequence[bytes], *, bodies: bool = False) -> list[Record | None]:
+        """Read rows by id. What has expired meanwhile is marked so first."""
+        overdue: list[int] = []
+
+        def look(turn: Turn) -> list[Record | None]:
+            overdue.extend(sqlite_read.overdue(turn, ids))
+            return sqlite_read.read(turn, ids, bodies)
+
+        records: list[Record | None] = await self._ask(Ask(act=look, reads=True))
+        if overdue:
+            await self._ask(Ask(act=lambda turn: _expire(turn, ids)))
+            records = await self._ask(Ask(act=lambda turn: sqlite_read.read(turn, ids, bodies), reads=True))
+        return records
+
+    async def find(self, filter: Filter, /) -> list[Record]:
+        """Give a page of rows, by ascending `ref`."""
+        records: list[Record] = await self._ask(Ask(act=lambda turn: sqlite_read.find(turn, filter), reads=True))
+        return records
+
+    async def depths(self) -> list[Depth]:
+        """Give the queues that ever had a message, by name."""
+        depths: list[Depth] = await self._ask(Ask(act=sqlite_read.depths, reads=True))
+        return depths
+
+    async def tend(self, limit: int = 1000) -> Tended:
+        """Do one bounded step of upkeep. Others' leases are swept only after a third of the lease during which this
+        process could write without a stall; call it at least that often."""
+        tended: Tended = await self._ask(Ask(act=lambda turn: self._tend(turn, limit)))
+        return tended
+
+    async def note_put(self, note: Note, *, expect: int | None = None) -> bool:
+        """Write a note durably."""
+        done: bool = await self._ask(Ask(act=lambda turn: sqlite_notes.put(turn, note, expect)))
+        return done
+
+    async def note_drop(self, name: str) -> bool:
+        """Remove a note; True if it was there."""
+        done: bool = await self._ask(Ask(act=lambda turn: sqlite_notes.drop(turn, name)))
+        return done
+
+    async def notes(self, prefix: str = "") -> list[Note]:
+        """Give the notes whose names begin so."""
+        notes: list[Note] = await self._ask(Ask(act=lambda turn: sqlite_notes.notes(turn, prefix), reads=True))
+        return notes
+
+    async def wait(self, queues: frozenset[str], ids: frozenset[bytes], timeout_s: float) -> Woken:
+        """Wait for work in the queues or the end of the ids; returns at once where there is some already."""
+        self._check_usable()
+        assert self._waiting is not None
+        return await self._waiting.wait(queues, ids, timeout_s)
+
+    # --- handing over
+
+    def _check_usable(self) -> None:
+        if self._loop is None:
+            raise StoreError(f"the store {self._path} is not open")
+        if os.getpid() != self._pid:
+            raise StoreError("a store does not survive a fork: open it in the process that uses it")
+        if self._writer.failure is not None:
+            raise StoreError(
+                f"the store {self._path} has failed: {self._writer.failure}; restart the process once the disk is well"
+            ) from self._writer.failure
+
+    async def _ask(self, ask: Ask) -> Any:
+        """Hand an entry over with all others of this turn of the loop, and wait for its answer."""
+        self._check_usable()
+        assert self._loop is not None
+        ask.reply = self._loop.create_future()
+        if not self._outbox:
+            self._loop.call_soon(self._flush)
+        self._outbox.append(ask)
+        return await ask.reply
+
+    async def _in_parts(self, entries: Sequence[Any], ask_of: Callable[[Sequence[Any]], Ask]) -> list[Any]:
+        """Hand over entries in transactions of bounded size."""
+        if not entries:
+            return []
+        if len(entries) <= ROWS_MAX:
+            answers: list[Any] = await self._ask(ask_of(entries))
+            return answers
+        parts = [entries[at : at + ROWS_MAX] for at in range(0, len(entries), ROWS_MAX)]
+        return [
+            answer for part in await asyncio.gather(*(self._ask(ask_of(part)) for part in parts)) for answer in part
+        ]
+
+    def _flush(self) -> None:
+        if self._outbox:
+            asks, self._outbox = self._outbox, []
+            self._writer.send(asks)
+
+    # --- on the store thread
+
+    def _answered(self, asks: list[Ask]) -> None:
+        for ask in asks:
+            if isinstance(ask.reply, concurrent.futures.Future):
+                _resolve(ask)
+        loop = self._loop or next((ask.reply.get_loop() for ask in asks if isinstance(ask.reply, asyncio.Future)), None)
+        if loop is not None:
+            try:
+                loop.call_soon_threadsafe(self._deliver, asks)
+            except RuntimeError:  # the loop is closed: nobody waits any more
+                pass
+
+    def _committed(self, turn: Turn) -> None:
+        """Wake whoever waits for what this commit brought: here directly, elsewhere by the bell."""
+        waiting, bell, loop = self._waiting, self._bell, self._loop
+        if waiting is None or bell is None or loop is None or not (turn.rang or turn.touched):
+            return
+        here: list[str] = []
+        elsewhere: list[int] = []
+        for no in turn.rang:
+            queue = turn.queues.numbered(no)
+            self._numbers[queue.name] = no
+            (here if queue.name in waiting.idle else elsewhere).append(queue.name if queue.name in waiting.idle else no)  # type: ignore[arg-type]
+        if here or (turn.touched and waiting.watching):
+            try:
+                loop.call_soon_threadsafe(waiting.rang, here, turn.touched)
+            except RuntimeError:
+                return
+        bell.ring(elsewhere, turn.touched)
+
+    def _watched(self) -> bool:
+        waiting, bell = self._waiting, self._bell
+        return (waiting is not None and waiting.watching) or (bell is not None and bell.anybody_watching())
+
+    def _has_failed(self, exc: BaseException) -> None:
+        on_failed, loop = self.on_failed, self._loop
+        if on_failed is not None and loop is not None:
+            loop.call_soon_threadsafe(on_failed, exc)
+
+    def _tend(self, turn: Turn, limit: int) -> Tended:
+        writer = self._writer
+        patience_ms = self._settings.lease_s * 1000 / 3
+        unbroken = turn.uptime_ms - writer.last_write_ms <= patience_ms
+        return sqlite_tend.tend(
+            turn,
+            self._upkeep,
+            limit,
+            self._holders,
+            sweep=unbroken and turn.uptime_ms - writer.writable_since_ms >= patience_ms,
+            keep_bytes=self._settings.keep_bytes,
+        )
+
+    async def _look(self, queues: frozenset[str], ids: frozenset[bytes], at_once: bool) -> Woken:
+        """See whether there is something to do; unless it has to be known at once, only if the file has changed."""
+
+        def look(turn: Turn) -> Woken:
+            version = turn.db.data_version()
+            if not at_once and version == self._data_version:
+                return Woken()
+            self._data_version = version
+            turn.register.look()
+            for name in queues - self._numbers.keys():
+                queue = turn.queues.named(name)
+                if queue is not None:
+                    self._numbers[name] = queue.no
+            return Woken(sqlite_read.ready_of(turn, queues), sqlite_read.ended_of(turn, ids))
+
+        woken: Woken = await self._ask(Ask(act=look, reads=True))
+        return woken
+
+    # --- back on the loop
+
+    def _deliver(self, asks: list[Ask]) -> None:
+        for ask in asks:
+            reply = ask.reply
+            if not isinstance(reply, asyncio.Future):
+                continue
+            if not reply.done():
+                _resolve(ask)
+            elif ask.want is not None and ask.error is None:
+                self._give_back(ask.value.deliveries)
+
+    def _give_back(self, deliveries: list[Delivery]) -> None:
+        """Release what was claimed for a caller that has gone away meanwhile."""
+        if deliveries and self._loop is not None:
+            releases = [Settlement(delivery, State.READY, charge=False) for delivery in deliveries]
+            ask = Ask(settlements=releases, durable=False, reply=self._loop.create_future())
+            self._writer.send([ask])
+
+
+def _resolve(ask: Ask) -> None:
+    if ask.error is not None:
+        ask.reply.set_exception(ask.error)
+    else:
+        ask.reply.set_result(ask.value)
+
+
+def _needs_sync(settlements: Sequence[Settlement]) -> bool:
+    return any(one.to is not State.READY or one.staged for one in settlements)
+
+
+def _expire(turn: Turn, ids: Sequence[bytes]) -> None:
+    sqlite_end.end(turn, sqlite_read.overdue(turn, ids), State.EXPIRED, Cause.EXPIRED)
+
+
+def _check_staged(settlements: Sequence[Settlement]) -> None:
+    for one in settlements:
+        for message in one.staged:
+            _check(message)
+
+
+def _check(message: Message) -> None:
+    """Refuse what no row can hold, before anything is handed over."""
+    if len(message.body) > BODY_MAX or len(message.headers) > HEADERS_MAX:
+        raise UsageError(
+            f"a message holds at most {BODY_MAX} bytes of body and {HEADERS_MAX} of headers, not {len(message.body)} and"
+            f" {len(message.headers)}; keep the data elsewhere and send where it is"
+        )
+    if len(message.id) != 16 or any(key is not None and len(key) != 16 for key in (message.line, message.dedup)):
+        raise UsageError("ids, lines and dedup keys are 16 bytes")

@@ -1,0 +1,91 @@
+"""Room on the disk: the size of the log, the free space that is needed, and the ballast that is thrown off in need.
+
+A full disk refuses deletes too, so new messages are refused while there still is room to settle the old ones.
+"""
+
+import logging
+import os
+from pathlib import Path
+
+import apsw
+
+PAGE = 4096
+PASSIVE_PAGES = (16 << 20) // PAGE
+RESTART_PAGES = (32 << 20) // PAGE
+ALARM_PAGES = (256 << 20) // PAGE
+READERS_MS = 200  # how long a restart of the log waits for readers
+BUSY_MS = 10_000
+BALLAST_BYTES = 16 << 20
+FREE_BYTES_MIN = 256 << 20
+FREE_SHARE_MIN = 0.05
+_LOOK_MS = 1000
+_ALARM_MS = 60_000
+
+_log = logging.getLogger("ringpost.store")
+
+
+class Disk:
+    """The room of one store. Used by its store thread alone, except for `full`'s reading."""
+
+    def __init__(self, path: Path, db: apsw.Connection) -> None:
+        self._path = path
+        self._db = db
+        self._ballast = Path(f"{path}.ballast")
+        self._looked_ms = -_LOOK_MS
+        self._full = False
+        self._restarted_at = 0
+        self._alarmed = False
+
+    def prepare(self) -> None:
+        """Take on ballast where there is none and the disk has room for it."""
+        if self._ballast.exists() or not self._roomy(2):
+            return
+        file = os.open(self._ballast, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(file, 0, BALLAST_BYTES)
+        except OSError:  # no room after all, or a file system that can't: then there is no ballast
+            self._ballast.unlink(missing_ok=True)
+        finally:
+            os.close(file)
+
+    def release(self) -> None:
+        """Throw the ballast off, so that what is there can be settled."""
+        self._full = True
+        if self._ballast.exists():
+            self._ballast.unlink(missing_ok=True)
+            _log.error("the disk of %s is full: new messages are refused until there is room", self._path)
+
+    def full(self, uptime_ms: int) -> bool:
+        """Say whether new messages have to be refused; looks at the disk once a second."""
+        if uptime_ms - self._looked_ms >= _LOOK_MS:
+            self._looked_ms = uptime_ms
+            self._full = not self._roomy(1)
+        return self._full
+
+    def _roomy(self, times: int) -> bool:
+        space = os.statvfs(self._path)
+        free, total = space.f_bavail * space.f_frsize, space.f_blocks * space.f_frsize
+        return free >= times * min(max(FREE_BYTES_MIN, FREE_SHARE_MIN * total), max(total / 2, BALLAST_BYTES))
+
+    def checkpoint(self, pages: int) -> None:
+        """Move the log into the file where it has grown; needs the turn."""
+        if pages < PASSIVE_PAGES:
+            self._restarted_at, self._alarmed = 0, False
+        elif pages - self._restarted_at >= PASSIVE_PAGES:
+            self._restarted_at = pages
+            if pages < RESTART_PAGES:
+                self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            else:
+                self._restart()
+        if pages >= ALARM_PAGES and not self._alarmed:
+            self._alarmed = True
+            _log.warning("the log of %s has %d MiB: some process holds a read open", self._path, pages * PAGE >> 20)
+
+    def _restart(self) -> None:
+        self._db.set_busy_timeout(READERS_MS)
+        try:
+            self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
+        except apsw.BusyError:
+            pass  # a reader is still in the log; it is tried again after some more pages
+        finally:
+            self._db.set_busy_timeout(BUSY_MS)

@@ -1,0 +1,94 @@
+"""Ends that the store itself makes: expired, cancelled, damaged, lost. Each tells the others in the same commit."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from ringpost.core import farewell
+from ringpost.core.message import Cause, Ended, Failure, State
+from ringpost.store import sqlite_line as line
+from ringpost.store.sqlite_rows import BASE, seqs
+from ringpost.store.sqlite_turn import Turn
+
+_ROWS = (
+    "SELECT seq, id, queue, state, attempts, generation, headers, body, line FROM ringpost_message"
+    " WHERE seq IN (SELECT value FROM carray(?1)) ORDER BY seq"
+)
+_END = (
+    "UPDATE ringpost_message SET state = ?1, cause = ?2, settled_ms = ?3, losses = losses + ?4"
+    " WHERE seq IN (SELECT value FROM carray(?5))"
+)
+_FAILURES = "SELECT detail FROM ringpost_failure WHERE seq = ?"
+_REMOVE = "DELETE FROM ringpost_message WHERE seq IN (SELECT value FROM carray(?1))"
+_REMOVE_BESIDE = tuple(
+    f"DELETE FROM ringpost_{table} WHERE seq IN (SELECT value FROM carray(?1))"
+    for table in ("outcome", "failure", "progress")
+)
+
+
+def end(turn: Turn, rows: Sequence[int], to: State, cause: Cause, *, losses: int = 0) -> None:
+    """End rows that were read in this turn, wake who stands behind them, and stage what tells others."""
+    if not rows:
+        return
+    found = turn.db.execute(_ROWS, (seqs(rows),)).fetchall()
+    turn.db.execute(_END, (to, cause, turn.now_ms, losses, seqs(rows)))
+    _leave_lines(turn, found)
+    for seq, id, queue, state, attempts, generation, headers, body, _ in found:
+        tally = turn.tally(queue)
+        tally.count(state, -1)
+        tally.count(to, 1)
+        tally.ends += 1
+        tally.bytes -= len(headers) + len(body)
+        name = turn.queues.numbered(queue).name
+        ended = Ended(
+            id=id,
+            queue=name,
+            state=to,
+            cause=cause,
+            attempts=attempts - BASE,
+            generation=generation - 1,
+            headers=headers,
+            body=body,
+            answer=None,
+            errors=[f"{failure.type}: {failure.message}" for failure in failures_of(turn, seq)],
+            failure_queue=turn.register.failure_queue(name),
+        )
+        turn.letters += farewell.letters(ended, turn.now_ms)
+    turn.ring([row[1] for row in found])
+
+
+def remove(turn: Turn, rows: Sequence[int]) -> None:
+    """Remove rows with all that hangs on them."""
+    if not rows:
+        return
+    found = turn.db.execute(_ROWS, (seqs(rows),)).fetchall()
+    _leave_lines(turn, found)
+    turn.db.execute(_REMOVE, (seqs(rows),))
+    remove_beside(turn, rows)
+    for _, _, queue, state, _, _, headers, body, _ in found:
+        tally = turn.tally(queue)
+        tally.count(state, -1)
+        if not State(state).terminal:
+            tally.ends += 1
+            tally.bytes -= len(headers) + len(body)
+    turn.ring([row[1] for row in found])
+
+
+def remove_beside(turn: Turn, rows: Sequence[int]) -> None:
+    """Remove what hangs on rows that are gone."""
+    for sql in _REMOVE_BESIDE:
+        turn.db.execute(sql, (seqs(rows),))
+
+
+def failures_of(turn: Turn, seq: int) -> list[Failure]:
+    """Give the last failures of a row, the oldest first."""
+    found = turn.db.execute(_FAILURES, (seq,)).fetchall()
+    failures = [msgspec.json.decode(row[0], type=Failure) for row in found]
+    return sorted(failures, key=lambda failure: (failure.at_ms, failure.attempt))
+
+
+def _leave_lines(turn: Turn, found: list[tuple[Any, ...]]) -> None:
+    lined = [row for row in found if row[8] is not None]
+    if lined:
+        line.leave(turn, [row[0] for row in lined], [row[8] for row in lined])

@@ -1,0 +1,110 @@
+"""Waiting for work: woken from this process directly, from others by the bell, and by a poll that is the truth."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+
+from ringpost.store.port import Woken
+from ringpost.store.wakeup import Bell
+
+POLL_S = 1.0
+
+Look = Callable[[frozenset[str], frozenset[bytes], bool], Awaitable[Woken]]
+Number = Callable[[str], int | None]
+
+
+class Waiter:
+    """One `wait`, and what it waits for."""
+
+    __slots__ = ("future", "ids", "queues")
+
+    def __init__(self, queues: frozenset[str], ids: frozenset[bytes], future: asyncio.Future[Woken]) -> None:
+        self.queues = queues
+        self.ids = ids
+        self.future = future
+
+    def wake(self, queues: frozenset[str], ids: frozenset[bytes]) -> bool:
+        """Wake it if any of this is its own; False if not, or if it has been woken already."""
+        woken = Woken(queues & self.queues, ids & self.ids)
+        if self.future.done() or not (woken.queues or woken.ids):
+            return False
+        self.future.set_result(woken)
+        return True
+
+
+class Waiting:
+    """All that wait in this process; on the loop's thread, but for `wants`, `idle` and `watching`."""
+
+    def __init__(self, bell: Bell, look: Look, number: Number) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._bell = bell
+        self._look = look
+        self._number = number  # of a queue, as the file has it
+        self._waiters: list[Waiter] = []
+        self._poll: asyncio.Task[None] | None = None
+        self.watching = False  # somebody here waits for ids
+        self.idle: frozenset[str] = frozenset()  # what somebody here would claim
+        self._loop.add_reader(bell.socket.fileno(), self._heard)
+
+    async def wait(self, queues: frozenset[str], ids: frozenset[bytes], timeout_s: float) -> Woken:
+        """Wait until something of this may have changed. What has changed already is seen at once."""
+        waiter = Waiter(queues, ids, self._loop.create_future())
+        self._waiters.append(waiter)
+        self._show()
+        try:
+            seen = await self._look(queues, ids, True)
+            if seen.queues or seen.ids:
+                return seen
+            if self._poll is None:
+                self._poll = self._loop.create_task(self._poll_on())
+            async with asyncio.timeout(timeout_s):
+                return await waiter.future
+        except TimeoutError:
+            return Woken()
+        finally:
+            self._waiters.remove(waiter)
+            self._show()
+
+    def rang(self, queues: Iterable[str], ids: Iterable[bytes]) -> None:
+        """Wake one waiter a queue, and every one of the ids."""
+        changed = frozenset(ids)
+        if changed:
+            for waiter in self._waiters:
+                waiter.wake(frozenset(), changed)
+        for queue in queues:
+            one = frozenset((queue,))
+            any(waiter.wake(one, frozenset()) for waiter in self._waiters)
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._bell.socket.fileno())
+        if self._poll is not None:
+            self._poll.cancel()
+        for waiter in self._waiters:
+            if not waiter.future.done():
+                waiter.future.set_result(Woken())
+
+    def _show(self) -> None:
+        """Tell this process's store thread and the other processes what is waited for here."""
+        self.watching = any(waiter.ids for waiter in self._waiters)
+        self.idle = frozenset().union(*(waiter.queues for waiter in self._waiters))
+        numbers = [number for name in self.idle if (number := self._number(name)) is not None]
+        self._bell.wait_for(numbers, watching=self.watching)
+
+    def _heard(self) -> None:
+        rings = self._bell.heard()
+        ids = [id for ring in rings for id in ring.each_id()]
+        numbers = {number for ring in rings for number in ring.queues}
+        if numbers:
+            queues = [name for name in self.idle if self._number(name) in numbers]
+            self.rang(queues, ids)
+            self._show()
+        else:
+            self.rang((), ids)
+
+    async def _poll_on(self) -> None:
+        """Look for oneself once a second while anybody waits: a datagram may get lost."""
+        while self._waiters:
+            await asyncio.sleep(POLL_S)
+            ids = frozenset[bytes]().union(*(waiter.ids for waiter in self._waiters))
+            seen = await self._look(self.idle, ids, False)
+            self.rang(seen.queues, seen.ids)
+        self._poll = None

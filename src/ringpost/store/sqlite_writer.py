@@ -1,0 +1,406 @@
+"""The store thread: one thread with the one connection, one transaction a turn for all that has come in meanwhile.
+
+In a transaction: settle, what was staged, puts, claims, then everything else. `synchronous` is FULL where somebody will
+be told that something is kept, NORMAL for claims, renewals, progress and releases alone.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import apsw
+from msgspec import Struct
+
+from ringpost.contract.errors import StoreError
+from ringpost.core.message import Message, Settlement
+from ringpost.settings import Settings
+from ringpost.store import sqlite_claim, sqlite_put, sqlite_schema, sqlite_settle
+from ringpost.store.highwater import HighWater
+from ringpost.store.hostclock import HostClock
+from ringpost.store.port import Claimed
+from ringpost.store.sqlite_disk import Disk
+from ringpost.store.sqlite_purge import mark
+from ringpost.store.sqlite_put import EventMismatch, Room
+from ringpost.store.sqlite_register import Register
+from ringpost.store.sqlite_settle import FenceLost
+from ringpost.store.sqlite_turn import Queues, Turn
+from ringpost.store.turnstile import Turnstile
+
+ROWS_MAX = 1000  # of one transaction
+FULL, NORMAL = 2, 1
+FATAL = (apsw.IOError, apsw.CorruptError, apsw.NotADBError, apsw.ReadOnlyError, apsw.CantOpenError, apsw.NoMemError)
+
+_log = logging.getLogger("ringpost.store")
+
+
+class Want(Struct):
+    """What a claim asks for."""
+
+    queues: Mapping[str, int]
+    holder: int
+    lease_s: float
+    suspects: int
+
+
+class Ask(Struct, eq=False):
+    """One entry for the store thread, and its answer. `act` does what is no settlement, put or claim; with `reads` it
+    runs outside of any transaction. `done` is called on the store thread once the answer is certain."""
+
+    settlements: Sequence[Settlement] = ()
+    messages: Sequence[Message] = ()
+    want: Want | None = None
+    act: Callable[[Turn], Any] | None = None
+    reads: bool = False
+    durable: bool = True
+    reply: Any = None  # the future that waits for it
+    done: Callable[["Ask"], None] | None = None
+    value: Any = None
+    error: BaseException | None = None
+
+    @property
+    def rows(self) -> int:
+        wanted = sum(self.want.queues.values()) if self.want is not None else 0
+        staged = sum(len(one.staged) for one in self.settlements)
+        return len(self.settlements) + staged + len(self.messages) + wanted
+
+
+class Writer:
+    """Owns the connection. Everything but `send` and `stop` runs on its own thread."""
+
+    def __init__(
+        self,
+        path: Path,
+        settings: Settings,
+        clock: HostClock,
+        answered: Callable[[list[Ask]], None],
+        committed: Callable[[Turn], None],
+        watched: Callable[[], bool],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self._path = path
+        self._settings = settings
+        self._clock = clock
+        self._answered = answered
+        self._committed_hook = committed
+        self._watched = watched
+        self._failed_hook = failed
+        self._inbox: SimpleQueue[list[Ask] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._opening: tuple[bool, bool] = (False, False)
+        self._opened: SimpleQueue[BaseException | None] = SimpleQueue()
+        self._progressed: set[int] = set()
+        self._fence = sqlite_schema.FIRST_FENCE
+        self._keeps: set[int] = set()  # those that have a cursor
+        self._marked_minute = 0
+        self._synchronous = FULL
+        self._wal_pages = 0
+        self.failure: BaseException | None = None
+        self.store_id = ""
+        self.writable_since_ms = 0  # uptime since which every turn was prompt
+        self.last_write_ms = 0
+
+    # --- from other threads
+
+    def start(self, *, create: bool, accept_loss: bool) -> None:
+        """Open the file on a thread of its own; returns once it is open. Raises what opening raised."""
+        self._opening = (create, accept_loss)
+        self._thread = threading.Thread(target=self._run, name="ringpost-store", daemon=True)
+        self._thread.start()
+        failure = self._opened.get()
+        if failure is not None:
+            self._thread.join()
+            raise failure
+
+    def send(self, asks: list[Ask]) -> None:
+        """Hand entries over. They may be merged with others, and are answered in their order."""
+        self._inbox.put(asks)
+
+    def stop(self) -> None:
+        """Finish what is in the inbox, checkpoint and close; blocks until it is done."""
+        self._inbox.put(None)
+        if self._thread is not None:
+            self._thread.join()
+
+    # --- the thread
+
+    def _run(self) -> None:
+        try:
+            self._open(*self._opening)
+        except BaseException as exc:  # noqa: BLE001 (the border of the thread: it is raised where `start` waits)
+            self._opened.put(exc)
+            return
+        self._opened.put(None)
+        try:
+            while self._serve():
+                pass
+        finally:
+            self._close()
+
+    def _serve(self) -> bool:
+        """Work one turn: everything that has come in, in transactions of bounded size. False once told to stop."""
+        asks = self._inbox.get()
+        going = asks is not None
+        batch = list(asks or ())
+        while going:
+            try:
+                more = self._inbox.get_nowait()
+            except Empty:
+                break
+            going = more is not None
+            batch += more or ()
+        for part in _parts(batch):
+            self._answer(part)
+        return going
+
+    def _answer(self, asks: list[Ask]) -> None:
+        writes = [ask for ask in asks if not ask.reads]
+        if writes:
+            self._write(writes)
+        for ask in asks:
+            if ask.reads:
+                self._read(ask)
+        self._answered(asks)
+
+    # --- opening and closing
+
+    def _open(self, create: bool, accept_loss: bool) -> None:
+        self.db = sqlite_schema.connect(self._path, create=create)
+        self._turnstile = Turnstile(self._path)
+        self._mark = HighWater(self._path)
+        self.disk = Disk(self._path, self.db)
+        self.db.set_wal_hook(self._wal_grew)
+        self._queues = Queues(self.db)
+        self._register = Register(self.db)
+        self._turnstile.take()
+        try:
+            boot = self._clock.boot_id()
+            sqlite_schema.migrate(self.db, boot, create=create)
+            self._check_mark(accept_loss)
+            sqlite_schema.note_boot(self.db, boot)
+            self.disk.prepare()
+        except BaseException:
+            self.db.close()
+            raise
+        finally:
+            self._turnstile.leave()
+        self._fence = int(sqlite_schema.read_meta(self.db, "fence"))
+        self.store_id = str(sqlite_schema.read_meta(self.db, "store_id"))
+
+    def _check_mark(self, accept_loss: bool) -> None:
+        """Notice a lost tail: more was committed than the file holds."""
+        last, marked = sqlite_schema.last_seq(self.db), self._mark.read()
+        if last >= marked:
+            return
+        lost = f"messages {last + 1} to {marked} of {self._path} were committed and are gone"
+        if not accept_loss:
+            raise StoreError(
+                f"{lost}: the file or its -wal was damaged, or is older than {self._path}.mark. "
+                "Restore it from a backup, or open it with `ringpost run --accept-loss`"
+            )
+        _log.error("%s; going on without them, as asked", lost)
+        sqlite_schema.accept_loss(self.db, marked, lost, self._clock.wall_ms())
+
+    def _close(self) -> None:
+        if self.failure is None:
+            try:
+                self._turnstile.take()
+                self.db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            except apsw.Error:  # others use the file still: whoever is last does it
+                pass
+            finally:
+                self._turnstile.leave()
+        self.db.close()
+        self._turnstile.close()
+        self._mark.close()
+
+    # --- turns
+
+    def _read(self, ask: Ask) -> None:
+        try:
+            self._refuse_failed()
+            assert ask.act is not None
+            ask.value = ask.act(self._new_turn())
+        except FATAL as exc:
+            ask.error = self._fail(exc)
+        except Exception as exc:  # noqa: BLE001 (the border of the thread: it is raised where the answer is awaited)
+            ask.error = exc
+
+    def _write(self, asks: list[Ask]) -> None:
+        """Work entries in one transaction; if that fails without the file being at fault, one by one."""
+        try:
+            self._refuse_failed()
+            self._transact_twice(asks)
+        except FATAL as exc:
+            _refuse(asks, self._fail(exc))
+        except apsw.FullError:
+            self._write_without_room(asks)
+        except apsw.BusyError as exc:
+            busy = StoreError(f"another program holds the store {self._path} locked: {exc}")
+            busy.__cause__ = exc
+            _refuse(asks, busy)
+        except Exception as exc:  # noqa: BLE001 (one bad entry must not fail the others)
+            if len(asks) == 1:
+                asks[0].error = exc
+            else:
+                for ask in asks:
+                    self._write([ask])
+
+    def _write_without_room(self, asks: list[Ask]) -> None:
+        """The disk is full: new messages are refused, what is settled goes on with the ballast's room."""
+        self.disk.release()
+        try:
+            self._transact_twice(asks)
+        except FATAL as exc:
+            _refuse(asks, self._fail(exc))
+        except apsw.Error as exc:
+            full = StoreError(f"the disk of {self._path} is full; free some room")
+            full.__cause__ = exc
+            _refuse(asks, full)
+
+    def _transact_twice(self, asks: list[Ask]) -> None:
+        try:
+            self._transact(asks, careful=False)
+        except (FenceLost, EventMismatch):
+            self._transact(asks, careful=True)
+
+    def _transact(self, asks: list[Ask], *, careful: bool) -> None:
+        self._set_synchronous(FULL if any(ask.durable for ask in asks) else NORMAL)
+        started_ms = self._clock.uptime_ms()
+        self._turnstile.take()
+        try:
+            turn = self._new_turn()
+            turn.careful, turn.watched = careful, self._watched()
+            self.db.execute("BEGIN IMMEDIATE")
+            try:
+                self._work(turn, asks)
+                self.db.execute("COMMIT")
+            except BaseException:
+                self._roll_back()
+                raise
+            self._after_commit(turn, started_ms)
+        finally:
+            self._turnstile.leave()
+        self._committed_hook(turn)
+
+    def _work(self, turn: Turn, asks: list[Ask]) -> None:
+        turn.register.look()
+        settlements = [one for ask in asks for one in ask.settlements]
+        settled = sqlite_settle.settle_all(turn, settlements) if settlements else []
+        staged = [m for one, won in zip(settlements, settled, strict=True) if won for m in one.staged]
+        if staged:
+            self._put(turn, staged, None)
+        messages = [message for ask in asks for message in ask.messages]
+        puts = self._put(turn, messages, self._room()) if messages else []
+        at = put_at = 0
+        for ask in asks:
+            if ask.messages:
+                ask.value = puts[put_at : put_at + len(ask.messages)]
+                put_at += len(ask.messages)
+            if ask.settlements:
+                ask.value = settled[at : at + len(ask.settlements)]
+                at += len(ask.settlements)
+            if ask.want is not None:
+                ask.value = self._claim(turn, ask.want, ask.value or [])
+            if ask.act is not None:
+                ask.value = ask.act(turn)
+        while turn.letters:
+            letters, turn.letters = turn.letters, []
+            self._put(turn, letters, None)
+        if turn.keeps and (turn.now_ms // 60_000 != self._marked_minute or not turn.keeps <= self._keeps):
+            mark(turn, turn.keeps)
+        turn.write_tallies()
+
+    def _put(self, turn: Turn, messages: Sequence[Message], room: Room | None) -> Any:
+        return sqlite_put.put_all(turn, messages, room, sqlite_claim.deliver)
+
+    def _claim(self, turn: Turn, want: Want, settled: list[bool]) -> Claimed:
+        queues = {
+            name: wanted for name, wanted in want.queues.items() if not turn.register.paused(name, turn.uptime_ms)
+        }
+        found = sqlite_claim.claim(turn, queues, want.holder, want.lease_s, want.suspects)
+        full = len(found) >= sum(queues.values())
+        return Claimed(found, settled, None if full and found else sqlite_claim.next_due_s(turn))
+
+    def _room(self) -> Room:
+        settings = self._settings
+        return Room(settings.depth_max, settings.depth_bytes_max, self.disk.full(self._clock.uptime_ms()))
+
+    def _new_turn(self) -> Turn:
+        clock = self._clock
+        return Turn(
+            self.db, self._queues, self._register, clock.wall_ms(), clock.uptime_ms(), self._fence, self._progressed
+        )
+
+    def _after_commit(self, turn: Turn, started_ms: int) -> None:
+        """Do what has to be done before the next may write: the mark, and the log's size."""
+        self._fence = max(turn.fence, self._fence)
+        self._progressed -= turn.over
+        if turn.seq:
+            self._mark.write(turn.seq)
+            self._keeps |= turn.keeps
+            self._marked_minute = turn.now_ms // 60_000
+        self.disk.checkpoint(self._wal_pages)
+        self._note_access(started_ms)
+
+    def _note_access(self, started_ms: int) -> None:
+        """Keep since when writing was possible without a stall: only then may others' leases be swept."""
+        now_ms, patience_ms = self._clock.uptime_ms(), self._settings.lease_s * 1000 / 3
+        if now_ms - started_ms > patience_ms or now_ms - self.last_write_ms > patience_ms:
+            self.writable_since_ms = now_ms
+        self.last_write_ms = now_ms
+
+    def _set_synchronous(self, level: int) -> None:
+        if level != self._synchronous:
+            self.db.execute(f"PRAGMA synchronous = {level}")
+            self._synchronous = level
+
+    def _roll_back(self) -> None:
+        self._queues.forget()
+        self._register.forget()
+        if self.db.in_transaction:
+            self.db.execute("ROLLBACK")
+
+    def _wal_grew(self, _db: apsw.Connection, _name: str, pages: int) -> int:
+        self._wal_pages = pages
+        return apsw.SQLITE_OK
+
+    # --- failure
+
+    def _refuse_failed(self) -> None:
+        if self.failure is not None:
+            raise StoreError(
+                f"the store {self._path} has failed and takes nothing more: {self.failure}"
+            ) from self.failure
+
+    def _fail(self, exc: BaseException) -> StoreError:
+        """The file can't be trusted any more: after a failed sync nobody knows what is on the disk. No second try."""
+        first = self.failure is None
+        if first:
+            self.failure = exc
+            _log.critical("the store %s has failed: %s; restart the process once the disk is well", self._path, exc)
+        error = StoreError(f"the store {self._path} has failed: {exc}; restart the process once the disk is well")
+        error.__cause__ = exc
+        if first:
+            self._failed_hook(exc)
+        return error
+
+
+def _refuse(asks: list[Ask], error: BaseException) -> None:
+    for ask in asks:
+        ask.value, ask.error = None, error
+
+
+def _parts(asks: list[Ask]) -> list[list[Ask]]:
+    """Cut entries into transactions of at most ROWS_MAX rows; an entry is never cut."""
+    parts: list[list[Ask]] = []
+    rows = ROWS_MAX + 1
+    for ask in asks:
+        rows += ask.rows
+        if rows > ROWS_MAX or not parts:
+            parts.append([])
+            rows = ask.rows
+        parts[-1].append(ask)
+    return parts

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakValueDictionary
 
 from ringpost.contract.errors import UsageError
@@ -27,7 +27,7 @@ class Contract:
         _refuse_forgotten_values(cls)
         for attribute, value in list(vars(cls).items()):
             if isinstance(value, Operation | Event):
-                entry.add(cls, attribute, value)
+                entry.add(cls, attribute, cast(Any, value))
             elif value in (Operation, Event):
                 raise UsageError(
                     f"{cls.__name__}.{attribute} is the class {value.__name__}: write {value.__name__}(…)."

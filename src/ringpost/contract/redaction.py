@@ -83,7 +83,8 @@ def _options(whole: Iterable[Shape]) -> Iterable[Shape]:
 
 
 def _is_secret(shape: Shape) -> bool:
-    return isinstance(shape, shapes.Metadata) and cast("dict[str, object] | None", shape.extra) == {"ringpost": SECRET}
+    extra: object = cast(Any, shape).extra if isinstance(shape, shapes.Metadata) else None
+    return extra == {"ringpost": SECRET}
 
 
 def _children(shape: Shape) -> Iterable[tuple[str, Shape]]:

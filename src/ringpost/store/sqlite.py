@@ -334,10 +334,9 @@ class SqliteStore:
 
     def _deliver(self, asks: list[Ask]) -> None:
         for ask in asks:
-            reply = ask.reply
-            if not isinstance(reply, asyncio.Future):
+            if not isinstance(ask.reply, asyncio.Future):
                 continue
-            if not reply.done():
+            if not _is_done(ask):
                 _resolve(ask)
             elif ask.want is not None and ask.error is None:
                 self._give_back(ask.value.deliveries)
@@ -348,6 +347,10 @@ class SqliteStore:
             releases = [Settlement(delivery, State.READY, charge=False) for delivery in deliveries]
             ask = Ask(settlements=releases, durable=False, reply=self._loop.create_future())
             self._writer.send([ask])
+
+
+def _is_done(ask: Ask) -> bool:
+    return bool(ask.reply.done())
 
 
 def _resolve(ask: Ask) -> None:
@@ -375,8 +378,8 @@ def _check(message: Message) -> None:
     """Refuse what no row can hold, before anything is handed over."""
     if len(message.body) > BODY_MAX or len(message.headers) > HEADERS_MAX:
         raise UsageError(
-            f"a message holds at most {BODY_MAX} bytes of body and {HEADERS_MAX} of headers, not {len(message.body)} and"
-            f" {len(message.headers)}; keep the data elsewhere and send where it is"
+            f"a message holds at most {BODY_MAX} bytes of body and {HEADERS_MAX} of headers, not {len(message.body)}"
+            f" and {len(message.headers)}; keep the data elsewhere and send where it is"
         )
     if len(message.id) != 16 or any(key is not None and len(key) != 16 for key in (message.line, message.dedup)):
         raise UsageError("ids, lines and dedup keys are 16 bytes")

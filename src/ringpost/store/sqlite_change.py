@@ -6,6 +6,7 @@ from ringpost.core.message import Cause, State
 from ringpost.store import sqlite_end
 from ringpost.store import sqlite_line as line
 from ringpost.store.port import Cancel, Changed, Drop, Order, Replay, Report
+from ringpost.store.sqlite_db import first
 from ringpost.store.sqlite_rows import BASE, NO_ANSWER
 from ringpost.store.sqlite_turn import Turn
 
@@ -67,7 +68,7 @@ def _replay(turn: Turn, order: Replay, row: tuple[Any, ...]) -> Changed:
         turn.rang.add(queue)
     else:
         line.join(turn, [seq])
-        state = State(turn.db.execute("SELECT state FROM ringpost_message WHERE seq = ?", (seq,)).fetchall()[0][0])
+        state = State(first(turn.db, "SELECT state FROM ringpost_message WHERE seq = ?", (seq,)))
     turn.ring([order.id])
     _audit(turn, order, "replay")
     return Changed("done", state)

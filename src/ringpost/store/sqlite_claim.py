@@ -5,6 +5,7 @@ from zlib import crc32
 
 from ringpost.core.message import Cause, Delivery, Kind, State
 from ringpost.store import sqlite_end
+from ringpost.store.sqlite_db import first
 from ringpost.store.sqlite_rows import BASE, FETCH_READY, FETCH_SEQS, LEASE_SHIFT, Claimable, fetch, holder_code, seqs
 from ringpost.store.sqlite_turn import Queue, Turn
 
@@ -134,5 +135,5 @@ def deliver(turn: Turn, refs: list[int]) -> list[Delivery]:
 
 def next_due_s(turn: Turn) -> float | None:
     """Give the seconds until something scheduled becomes due; None where nothing is."""
-    due_ms = turn.db.execute(_NEXT_DUE).fetchall()[0][0]
+    due_ms = first(turn.db, _NEXT_DUE)
     return None if due_ms is None else max(due_ms - turn.now_ms, 0) / 1000

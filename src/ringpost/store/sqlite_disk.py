@@ -9,6 +9,8 @@ from pathlib import Path
 
 import apsw
 
+from ringpost.store.sqlite_db import Db
+
 PAGE = 4096
 PASSIVE_PAGES = (16 << 20) // PAGE
 RESTART_PAGES = (32 << 20) // PAGE
@@ -27,7 +29,7 @@ _log = logging.getLogger("ringpost.store")
 class Disk:
     """The room of one store. Used by its store thread alone, except for `full`'s reading."""
 
-    def __init__(self, path: Path, db: apsw.Connection) -> None:
+    def __init__(self, path: Path, db: Db) -> None:
         self._path = path
         self._db = db
         self._ballast = Path(f"{path}.ballast")

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from ringpost.core.message import State
+from ringpost.store.sqlite_db import first
 from ringpost.store.sqlite_rows import blobs, decode_pairs, seqs
 from ringpost.store.sqlite_turn import Turn
 
@@ -49,7 +50,7 @@ _decode_hex = msgspec.json.Decoder(list[str]).decode
 
 def taken(turn: Turn, lines: Iterable[bytes]) -> set[bytes]:
     """Say in which of the lines somebody stands."""
-    return {bytes.fromhex(line) for line in _decode_hex(turn.db.execute(_TAKEN, (blobs(lines),)).fetchall()[0][0])}
+    return {bytes.fromhex(line) for line in _decode_hex(first(turn.db, _TAKEN, (blobs(lines),)))}
 
 
 def join_new(turn: Turn, after: int) -> None:
@@ -78,7 +79,7 @@ def wake(turn: Turn, lines: Iterable[bytes]) -> int:
     lines = tuple(set(lines))
     if not lines:
         return 0
-    heads = decode_pairs(turn.db.execute(_NEXT, (blobs(lines),)).fetchall()[0][0])
+    heads = decode_pairs(first(turn.db, _NEXT, (blobs(lines),)))
     if not heads:
         return 0
     rows = [seq for seq, _ in heads]

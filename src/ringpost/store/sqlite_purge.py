@@ -7,6 +7,7 @@ distance and deletes by ranges; one more goes round over all that is old, for th
 from msgspec import Struct
 
 from ringpost.store import sqlite_end
+from ringpost.store.sqlite_db import first
 from ringpost.store.sqlite_rows import decode_numbers, decode_pairs, seqs
 from ringpost.store.sqlite_turn import Turn
 
@@ -109,7 +110,7 @@ def _until(turn: Turn, lag_s: int) -> int:
 
 
 def _stretch(turn: Turn, seq: int, until: int, limit: int) -> tuple[int, int]:
-    found = decode_pairs(turn.db.execute(_END_OF_STRETCH, (seq, until, limit)).fetchall()[0][0])
+    found = decode_pairs(first(turn.db, _END_OF_STRETCH, (seq, until, limit)))
     if not found:
         return 0, until
     count, last = found[0]
@@ -117,14 +118,14 @@ def _stretch(turn: Turn, seq: int, until: int, limit: int) -> tuple[int, int]:
 
 
 def _purge_range(turn: Turn, after: int, until: int) -> int:
-    rows = decode_numbers(turn.db.execute(_DONE, (after, until, DEAD_KEEP_S, turn.now_ms)).fetchall()[0][0])
+    rows = decode_numbers(first(turn.db, _DONE, (after, until, DEAD_KEEP_S, turn.now_ms)))
     _delete(turn, rows)
     return len(rows)
 
 
 def _thin(turn: Turn, upkeep: Upkeep, limit: int) -> int:
     """Remove the oldest ended rows without a key, because they take more room than they may."""
-    rows = decode_numbers(turn.db.execute(_OLDEST, (upkeep.thin_at, turn.base(), limit)).fetchall()[0][0])
+    rows = decode_numbers(first(turn.db, _OLDEST, (upkeep.thin_at, turn.base(), limit)))
     _delete(turn, rows)
     upkeep.thin_at = rows[-1] if len(rows) == limit else 0
     return len(rows)
@@ -144,4 +145,4 @@ def _delete(turn: Turn, rows: list[int]) -> None:
 def _kept_bytes(turn: Turn) -> int:
     """Give what ended rows take, about: the pages in use less what is alive."""
     pages = turn.db.pragma("page_count") - turn.db.pragma("freelist_count")
-    return int(pages) * 4096 - int(turn.db.execute(_LIVE_BYTES).fetchall()[0][0]) * 2
+    return int(pages) * 4096 - int(first(turn.db, _LIVE_BYTES)) * 2

@@ -1,6 +1,7 @@
 """Putting: a batch of messages into rows, known ones absorbed, events spread over their subscriptions."""
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import msgspec
 
@@ -8,6 +9,7 @@ from ringpost.core import ids
 from ringpost.core.message import Delivery, Kind, Message, State
 from ringpost.store import sqlite_line as line
 from ringpost.store.port import Put
+from ringpost.store.sqlite_db import first
 from ringpost.store.sqlite_rows import (
     LEASE_SHIFT,
     Known,
@@ -22,6 +24,7 @@ from ringpost.store.sqlite_rows import (
 )
 from ringpost.store.sqlite_turn import Queue, Turn
 
+_NOT_REFUSED: Literal[""] = ""
 _NOBODY = holder_code(0)
 _DEPTHS = (
     "SELECT json_group_array(json_array(ready + waiting + scheduled, bytes)) FROM"
@@ -94,7 +97,7 @@ def _for_subscription(event: Message, queue: str) -> Message:
 
 
 def _of_event(turn: Turn, event: Message, parts: list[Put]) -> Put:
-    refused = next((part.refused for part in parts if part.refused), "")
+    refused = next((part.refused for part in parts if part.refused), _NOT_REFUSED)
     if refused and not turn.careful and not all(part.refused or part.duplicate for part in parts):
         raise EventMismatch
     known = bool(parts) and all(part.duplicate for part in parts)
@@ -186,7 +189,7 @@ class _Batch:
             return
         names = list(dict.fromkeys(self._rows[at].queue for at in rows))
         numbers = seqs([self._queues[name].no for name in names])
-        depths = decode_pairs(self._turn.db.execute(_DEPTHS, (numbers,)).fetchall()[0][0])
+        depths = decode_pairs(first(self._turn.db, _DEPTHS, (numbers,)))
         for name, (depth, size) in zip(names, depths, strict=True):
             if depth + len(rows) >= room.depth_max or size >= room.depth_bytes_max - (1 << 20):
                 self._refuse(self._beyond(name, rows, room.depth_max - depth, room.depth_bytes_max - size), "full")

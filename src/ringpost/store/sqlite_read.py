@@ -5,6 +5,7 @@ from typing import Any
 
 from ringpost.core.message import Answer, Cause, Kind, Priority, Progress, Record, State
 from ringpost.store.port import Depth, Filter
+from ringpost.store.sqlite_db import first
 from ringpost.store.sqlite_end import failures_of
 from ringpost.store.sqlite_rows import BASE, NO_ANSWER, blobs, decode_numbers, seqs
 from ringpost.store.sqlite_turn import Turn
@@ -52,7 +53,7 @@ def overdue(turn: Turn, ids: Sequence[bytes]) -> list[int]:
     """Give the rows that have expired and don't say so yet."""
     if not ids:
         return []
-    return decode_numbers(turn.db.execute(_OVERDUE, (blobs(ids), turn.now_ms)).fetchall()[0][0])
+    return decode_numbers(first(turn.db, _OVERDUE, (blobs(ids), turn.now_ms)))
 
 
 def find(turn: Turn, filter: Filter) -> list[Record]:
@@ -89,7 +90,7 @@ def depths(turn: Turn) -> list[Depth]:
             scheduled=scheduled,
             waiting=waiting,
             dead=dead,
-            oldest_ms=turn.db.execute(_OLDEST, (no,)).fetchall()[0][0] if ready else None,
+            oldest_ms=first(turn.db, _OLDEST, (no,)) if ready else None,
             puts=puts,
             ends=ends,
         )
@@ -103,7 +104,7 @@ def ready_of(turn: Turn, queues: Iterable[str]) -> frozenset[str]:
     known = {queue.no: queue.name for name in queues if (queue := turn.queues.named(name)) is not None}
     if not known:
         return frozenset()
-    found = decode_numbers(turn.db.execute(_ANYTHING_READY, (seqs(known),)).fetchall()[0][0])
+    found = decode_numbers(first(turn.db, _ANYTHING_READY, (seqs(known),)))
     return frozenset(known[no] for no in found)
 
 

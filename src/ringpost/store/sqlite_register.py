@@ -6,9 +6,8 @@ Kept in memory between turns; a version in the file says whether another process
 from collections import defaultdict
 from typing import Any
 
-import apsw
-
 from ringpost.core import notes
+from ringpost.store.sqlite_db import Db
 from ringpost.store.sqlite_schema import read_meta
 
 _SUBSCRIPTION, _QUEUE, _PAUSE = "subscription/", "queue/", "pause/"
@@ -27,7 +26,7 @@ def concerns(name: str) -> bool:
 class Register:
     """The notes of one file that bear on puts and claims."""
 
-    def __init__(self, db: apsw.Connection) -> None:
+    def __init__(self, db: Db) -> None:
         self._db = db
         self._version: Any = None
         self._subscribers: dict[str, list[str]] = {}

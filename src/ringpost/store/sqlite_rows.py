@@ -9,7 +9,7 @@ A batch is packed into one blob, a record after the other, and one array of 64-b
 """
 
 import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from zlib import crc32
 
@@ -17,6 +17,7 @@ import apsw
 import msgspec
 
 from ringpost.core.message import Kind, Message, State
+from ringpost.store.sqlite_db import Db, first
 
 OFFSET_BITS, HEADERS_BITS, BODY_BITS = 26, 15, 22
 HEADERS_MAX = (1 << HEADERS_BITS) - 1
@@ -30,17 +31,20 @@ HOLDER_BITS = 1 << 46  # likewise a holder's number
 HEADS, WAITS = 2, 3  # places in a line
 
 
+_carray: Callable[[Any], Any] = getattr(apsw, "carray")  # noqa: B009 (its stub doesn't say what it takes)
+
+
 def holder_code(holder: int) -> int:
     return (holder & (HOLDER_BITS - 1)) | HOLDER_BITS
 
 
 def seqs(numbers: Iterable[int]) -> Any:
     """Give numbers as one parameter for `carray(?)`. There must be at least one."""
-    return apsw.carray(array.array("q", numbers))
+    return _carray(array.array("q", numbers))
 
 
 def blobs(values: Iterable[bytes]) -> Any:
-    return apsw.carray(tuple(values))
+    return _carray(tuple(values))
 
 
 def crc_seed(queue: str) -> int:
@@ -92,8 +96,8 @@ def _insert(lined: bool, keyed: bool) -> str:
         at += 32
     return (
         "INSERT INTO ringpost_message(id, crc, line, dedup, digest, headers, body, queue, kind, state, priority,"
-        " due_ms, keep_s, expires_ms, caller, fence, holder, lease_ms, attempts, losses, generation, created_ms, started_ms,"
-        " settled_ms, cancel_ms, cause, status)"
+        " due_ms, keep_s, expires_ms, caller, fence, holder, lease_ms, attempts, losses, generation, created_ms,"
+        " started_ms, settled_ms, cancel_ms, cause, status)"
         f" SELECT substr(?1, {_OFFSET}, 16), substr(?1, {_OFFSET} + 16, 4), {line}, {dedup}, {digest},"
         f" substr(?1, {_OFFSET} + {at}, {_HEADERS_SIZE}),"
         f" substr(?1, {_OFFSET} + {at} + {_HEADERS_SIZE}, value & {BODY_MAX}),"
@@ -141,14 +145,14 @@ class Pack:
         self.bytes += len(headers) + len(body)
         self.rows.append(position)
 
-    def insert(self, db: apsw.Connection, now_ms: int) -> int:
+    def insert(self, db: Db, now_ms: int) -> int:
         """Insert all in one step; gives how many were new."""
         shape = self._shape
         started_ms = now_ms if shape.state is State.RUNNING else -now_ms
         db.execute(
             _INSERTS[shape.lined, shape.keyed],
             (
-                b"".join(self._parts), apsw.carray(self._numbers), shape.queue, shape.kind, shape.state, shape.priority,
+                b"".join(self._parts), _carray(self._numbers), shape.queue, shape.kind, shape.state, shape.priority,
                 shape.due_ms, shape.keep_s, shape.expires_ms, shape.caller, shape.fence, shape.holder, shape.lease_ms,
                 now_ms, started_ms,
             ),
@@ -187,13 +191,13 @@ decode_numbers = msgspec.json.Decoder(list[int]).decode
 decode_pairs = msgspec.json.Decoder(list[tuple[int, int]]).decode
 
 
-def known_by_id(db: apsw.Connection, ids: Sequence[bytes]) -> dict[bytes, Known]:
-    found = _decode_known(db.execute(_KNOWN_IDS, (blobs(ids),)).fetchall()[0][0])
+def known_by_id(db: Db, ids: Sequence[bytes]) -> dict[bytes, Known]:
+    found = _decode_known(first(db, _KNOWN_IDS, (blobs(ids),)))
     return {bytes.fromhex(known.id): known for known in found}
 
 
-def known_by_dedup(db: apsw.Connection, dedups: Sequence[bytes]) -> dict[bytes, Known]:
-    found = _decode_known(db.execute(_KNOWN_DEDUPS, (blobs(dedups),)).fetchall()[0][0])
+def known_by_dedup(db: Db, dedups: Sequence[bytes]) -> dict[bytes, Known]:
+    found = _decode_known(first(db, _KNOWN_DEDUPS, (blobs(dedups),)))
     return {bytes.fromhex(known.dedup): known for known in found}
 
 
@@ -230,7 +234,7 @@ FETCH_SEQS = _FETCH.format(rows=_ROW + "WHERE seq IN (SELECT value FROM carray(?
 _decode_claimable = msgspec.json.Decoder(list[Claimable]).decode
 
 
-def fetch(db: apsw.Connection, sql: str, bindings: tuple[Any, ...]) -> tuple[list[Claimable], bytes]:
+def fetch(db: Db, sql: str, bindings: tuple[Any, ...]) -> tuple[list[Claimable], bytes]:
     """Read rows in one step; their variable parts come as one blob, in the same order."""
     numbers, blob = db.execute(sql, bindings).fetchall()[0]
     return _decode_claimable(numbers), blob or b""

@@ -8,11 +8,12 @@ instant that is not yet known is the negative of the creation time, leases are s
 import os
 import secrets
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import apsw
 
 from ringpost.contract.errors import StoreError
+from ringpost.store.sqlite_db import Db, first
 
 SQLITE_MIN = 3_051_003  # before it a race of two checkpointing connections could corrupt the file
 PAGE_BYTES = 4096
@@ -37,8 +38,8 @@ NETWORK_FILE_SYSTEMS = {
         "gfs",
         "gfs2",
     ),
-    *("ocfs2", "beegfs", "pvfs2", "davfs", "virtiofs", "prl_fs", "vboxsf", "fuse.sshfs", "fuse.glusterfs", "fuse.ceph"),
-    *("fuse.s3fs", "fuse.davfs2", "fuse.rclone"),
+    *("ocfs2", "beegfs", "pvfs2", "davfs", "virtiofs", "prl_fs", "vboxsf", "fuse.sshfs", "fuse.glusterfs"),
+    *("fuse.ceph", "fuse.s3fs", "fuse.davfs2", "fuse.rclone"),
 }
 
 TABLES = """
@@ -91,15 +92,13 @@ CREATE TABLE ringpost_audit (at_ms INTEGER, who TEXT, what TEXT, id BLOB, detail
 STEPS: tuple[str, ...] = (TABLES,)
 
 
-def connect(path: Path, *, create: bool) -> apsw.Connection:
+def connect(path: Path, *, create: bool) -> Db:
     """Open the file with every setting that the promises rest on, and read them back.
 
     Raises StoreError: no such file, a network file system, an old SQLite, or a setting that doesn't hold.
     """
-    if apsw.sqlite_lib_version() and _library_version() < SQLITE_MIN:
-        raise StoreError(
-            f"SQLite {apsw.sqlite_lib_version()} can corrupt a shared file; install apsw with 3.51.3 or later"
-        )
+    if library_version() < SQLITE_MIN:
+        raise StoreError(f"SQLite {apsw.sqlite_lib_version()} can corrupt a shared file; install apsw 3.51.3 or later")
     missing = not path.exists()
     if missing and not create:
         raise StoreError(f"there is no store at {path}; `ringpost run` or `ringpost init` creates it")
@@ -109,7 +108,7 @@ def connect(path: Path, *, create: bool) -> apsw.Connection:
     if missing:  # created here, so that it never has wider rights, not for a moment
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     try:
-        db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+        db = cast(Db, apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE))
         _configure(db)
     except apsw.NotADBError as exc:
         raise StoreError(f"{path} is not a SQLite database; name another file as `store`") from exc
@@ -123,7 +122,7 @@ def library_version() -> int:
     return major * 1_000_000 + minor * 1_000 + patch
 
 
-def _configure(db: apsw.Connection) -> None:
+def _configure(db: Db) -> None:
     db.set_busy_timeout(BUSY_MS)
     db.pragma("page_size", PAGE_BYTES)  # holds only for a new file
     if db.pragma("journal_mode", "wal") != "wal":
@@ -161,7 +160,7 @@ def file_system(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> st
     return kind
 
 
-def migrate(db: apsw.Connection, boot: str, *, create: bool) -> None:
+def migrate(db: Db, boot: str, *, create: bool) -> None:
     """Bring the tables to this code's version, each step in a transaction of its own; needs the turn.
 
     Raises StoreError where the file is from newer code, or is some other program's database.
@@ -179,12 +178,12 @@ def migrate(db: apsw.Connection, boot: str, *, create: bool) -> None:
             write_meta(db, "schema", number + 1)
 
 
-def _version_of(db: apsw.Connection) -> int:
+def _version_of(db: Db) -> int:
     known = db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'ringpost_meta'").fetchall()
     return int(read_meta(db, "schema") or 0) if known else 0
 
 
-def _found(db: apsw.Connection, boot: str) -> None:
+def _found(db: Db, boot: str) -> None:
     for key, value in (
         ("store_id", secrets.token_hex(8)),
         ("fence", FIRST_FENCE),
@@ -195,7 +194,7 @@ def _found(db: apsw.Connection, boot: str) -> None:
     db.execute("INSERT INTO sqlite_sequence(name, seq) VALUES ('ringpost_message', 0)")
 
 
-def note_boot(db: apsw.Connection, boot: str) -> None:
+def note_boot(db: Db, boot: str) -> None:
     """After a restart of the host: leases of the old boot are void, and fences leap over those that a lost log may
     have given out. Needs the turn."""
     if read_meta(db, "boot_id") == boot:
@@ -208,7 +207,7 @@ def note_boot(db: apsw.Connection, boot: str) -> None:
         db.execute("UPDATE ringpost_meta SET value = value + 1 WHERE key = 'notes'")
 
 
-def accept_loss(db: apsw.Connection, marked: int, lost: str, now_ms: int) -> None:
+def accept_loss(db: Db, marked: int, lost: str, now_ms: int) -> None:
     """Go on after a lost tail, without giving its numbers out again."""
     with db:
         db.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = 'ringpost_message'", (marked,))
@@ -218,16 +217,16 @@ def accept_loss(db: apsw.Connection, marked: int, lost: str, now_ms: int) -> Non
         )
 
 
-def read_meta(db: apsw.Connection, key: str) -> Any:
+def read_meta(db: Db, key: str) -> Any:
     """Give a value of the register, None where there is none."""
     found = db.execute("SELECT value FROM ringpost_meta WHERE key = ?", (key,)).fetchall()
     return found[0][0] if found else None
 
 
-def write_meta(db: apsw.Connection, key: str, value: Any) -> None:
+def write_meta(db: Db, key: str, value: Any) -> None:
     db.execute("INSERT OR REPLACE INTO ringpost_meta(key, value) VALUES (?, ?)", (key, value))
 
 
-def last_seq(db: apsw.Connection) -> int:
+def last_seq(db: Db) -> int:
     """Give the highest sequence number that a message ever had; it never falls, whatever is removed."""
-    return int(db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'ringpost_message'").fetchall()[0][0])
+    return int(first(db, "SELECT seq FROM sqlite_sequence WHERE name = 'ringpost_message'"))

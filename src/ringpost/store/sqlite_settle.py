@@ -8,11 +8,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-import apsw
 import msgspec
 
 from ringpost.core.message import Answer, Cause, Delivery, Failure, Kind, Settlement, State
 from ringpost.store import sqlite_line as line
+from ringpost.store.sqlite_db import Db, first
 from ringpost.store.sqlite_rows import NO_ANSWER, decode_pairs, seqs
 from ringpost.store.sqlite_turn import Turn
 
@@ -73,7 +73,7 @@ def settle_all(turn: Turn, settlements: Sequence[Settlement]) -> list[bool]:
 
 def _held(turn: Turn, settlements: Sequence[Settlement]) -> list[bool]:
     """Look which of the rows still are their holders'. A second settlement of a row has lost to the first."""
-    found = turn.db.execute(_RUNNING, (seqs([one.delivery.ref for one in settlements]),)).fetchall()[0][0]
+    found = first(turn.db, _RUNNING, (seqs([one.delivery.ref for one in settlements]),))
     running = dict(decode_pairs(found))
     return [running.pop(one.delivery.ref, None) == one.delivery.fence for one in settlements]
 
@@ -168,7 +168,7 @@ def _after(turn: Turn, settlements: Sequence[Settlement]) -> None:
         turn.ring([one.delivery.id for one in settlements])
 
 
-def _keep_answers(db: apsw.Connection, answered: list[tuple[Delivery, Answer]]) -> None:
+def _keep_answers(db: Db, answered: list[tuple[Delivery, Answer]]) -> None:
     groups: defaultdict[tuple[str, float | None, bool], list[tuple[int, bytes]]] = defaultdict(list)
     for delivery, answer in answered:
         groups[answer.content_type, answer.retry_after_s, answer.processed].append((delivery.ref, answer.body))

@@ -9,6 +9,7 @@ from ringpost.store import sqlite_end
 from ringpost.store import sqlite_line as line
 from ringpost.store.port import Renewed, Tended
 from ringpost.store.sqlite_claim import next_due_s
+from ringpost.store.sqlite_db import first
 from ringpost.store.sqlite_purge import Upkeep, purge
 from ringpost.store.sqlite_rows import BASE, LEASE_SHIFT, decode_numbers, holder_code, seqs
 from ringpost.store.sqlite_turn import Turn
@@ -44,7 +45,7 @@ def renew(turn: Turn, holder: int, lease_s: float) -> Renewed:
     lease_ms = turn.uptime_ms + round(lease_s * 1000) + LEASE_SHIFT
     turn.db.execute(_RENEW, (lease_ms, holder_code(holder)))
     held = turn.db.changes()
-    found = turn.db.execute(_CANCELLED, (holder_code(holder),)).fetchall()[0][0] if held else "[]"
+    found = first(turn.db, _CANCELLED, (holder_code(holder),)) if held else "[]"
     return Renewed(decode_numbers(found), held)
 
 
@@ -71,7 +72,7 @@ def _make_due(turn: Turn, limit: int) -> int:
     """Let what is due be claimed. One that never ran joins its line now; a retrying head still has its place."""
     if limit <= 0:
         return 0
-    rows = _decode_due(turn.db.execute(_DUE, (turn.now_ms, limit)).fetchall()[0][0])
+    rows = _decode_due(first(turn.db, _DUE, (turn.now_ms, limit)))
     ready = [(seq, queue) for seq, queue, at_once in rows if at_once]
     waiting = [(seq, queue) for seq, queue, at_once in rows if not at_once]
     for state, group in ((State.READY, ready), (State.WAITING, waiting)):
@@ -89,7 +90,7 @@ def _make_due(turn: Turn, limit: int) -> int:
 def _expire(turn: Turn, limit: int) -> int:
     if limit <= 0:
         return 0
-    rows = decode_numbers(turn.db.execute(_OVERDUE, (turn.now_ms, limit)).fetchall()[0][0])
+    rows = decode_numbers(first(turn.db, _OVERDUE, (turn.now_ms, limit)))
     sqlite_end.end(turn, rows, State.EXPIRED, Cause.EXPIRED)
     return len(rows)
 
@@ -97,7 +98,7 @@ def _expire(turn: Turn, limit: int) -> int:
 def _sweep(turn: Turn, limit: int) -> int:
     """Take rows from holders that have stopped renewing."""
     now_ms = turn.uptime_ms + LEASE_SHIFT
-    rows = _decode_lapsed(turn.db.execute(_LAPSED, (now_ms, limit)).fetchall()[0][0])
+    rows = _decode_lapsed(first(turn.db, _LAPSED, (now_ms, limit)))
     removed = [seq for seq, _, kind, _, _ in rows if kind == Kind.CALL]
     messages = [row for row in rows if row[2] != Kind.CALL]
     cancelled = [seq for seq, _, _, _, cancel_ms in messages if cancel_ms > 0]

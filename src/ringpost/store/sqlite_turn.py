@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-import apsw
 import msgspec
 
 from ringpost.core.message import Message, State
+from ringpost.store.sqlite_db import Db, first
 from ringpost.store.sqlite_register import Register
 from ringpost.store.sqlite_rows import crc_seed
 from ringpost.store.sqlite_schema import last_seq
@@ -22,7 +22,7 @@ class Queue(msgspec.Struct, gc=False):
 class Queues:
     """The queues of the file, by name and by number. A number never changes; a rolled back one is forgotten."""
 
-    def __init__(self, db: apsw.Connection) -> None:
+    def __init__(self, db: Db) -> None:
         self._db = db
         self._by_name: dict[str, Queue] = {}
         self._by_no: dict[int, Queue] = {}
@@ -105,7 +105,7 @@ class Turn:
 
     def __init__(
         self,
-        db: apsw.Connection,
+        db: Db,
         queues: Queues,
         register: Register,
         now_ms: int,
@@ -139,9 +139,7 @@ class Turn:
 
     def next_fence(self) -> int:
         self.fence = int(
-            self.db.execute(
-                "UPDATE ringpost_meta SET value = value + 1 WHERE key = 'fence' RETURNING value"
-            ).fetchall()[0][0]
+            first(self.db, "UPDATE ringpost_meta SET value = value + 1 WHERE key = 'fence' RETURNING value")
         )
         return self.fence
 

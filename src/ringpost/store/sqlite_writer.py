@@ -20,7 +20,8 @@ from ringpost.settings import Settings
 from ringpost.store import sqlite_claim, sqlite_put, sqlite_schema, sqlite_settle
 from ringpost.store.highwater import HighWater
 from ringpost.store.hostclock import HostClock
-from ringpost.store.port import Claimed
+from ringpost.store.port import Claimed, Put
+from ringpost.store.sqlite_db import Db
 from ringpost.store.sqlite_disk import Disk
 from ringpost.store.sqlite_purge import mark
 from ringpost.store.sqlite_put import EventMismatch, Room
@@ -313,7 +314,7 @@ class Writer:
             mark(turn, turn.keeps)
         turn.write_tallies()
 
-    def _put(self, turn: Turn, messages: Sequence[Message], room: Room | None) -> Any:
+    def _put(self, turn: Turn, messages: Sequence[Message], room: Room | None) -> list[Put]:
         return sqlite_put.put_all(turn, messages, room, sqlite_claim.deliver)
 
     def _claim(self, turn: Turn, want: Want, settled: list[bool]) -> Claimed:
@@ -363,7 +364,7 @@ class Writer:
         if self.db.in_transaction:
             self.db.execute("ROLLBACK")
 
-    def _wal_grew(self, _db: apsw.Connection, _name: str, pages: int) -> int:
+    def _wal_grew(self, _db: Db, _name: str, pages: int) -> int:
         self._wal_pages = pages
         return apsw.SQLITE_OK
 

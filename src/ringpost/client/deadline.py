@@ -8,10 +8,8 @@ from contextvars import ContextVar
 
 from ringpost.contract.errors import DeadlineExceeded, UsageError
 from ringpost.contract.vocabulary import Seconds, T, seconds
+from ringpost.core.deadline import child, chosen_s
 from ringpost.settings import Settings
-
-# What a called service keeps of its own caller's time, to get its answer back.
-TRANSIT_S = 0.020
 
 _block: ContextVar[float | None] = ContextVar("ringpost_deadline", default=None)
 
@@ -37,23 +35,18 @@ def call_deadline_s(
 ) -> float:
     """Give the instant until which a call may take: the option, else the operation's, else the default; never later
     than the block around it, or than the call that is being handled less the way back."""
-    if timeout is None:
-        own_s = settings.call_timeout_s if operation_s is None else operation_s
-        if own_s > settings.call_timeout_max_s:
-            own_s = settings.call_timeout_max_s
-    else:
-        own_s = seconds(timeout, "timeout")
-        if own_s > settings.call_timeout_max_s:
-            raise UsageError(
-                f"A call waits at most {settings.call_timeout_max_s:g} s, not {own_s:g}. What takes longer is sent: "
-                "`ticket = await client.send(…)`, then `await ticket.result(timeout=…)`."
-            )
-    until_s = now_s + own_s
+    longest_s = settings.call_timeout_max_s
+    asked_s = None if timeout is None else seconds(timeout, "timeout")
+    if asked_s is not None and asked_s > longest_s:
+        raise UsageError(
+            f"A call waits at most {longest_s:g} s, not {asked_s:g}. What takes longer is sent: "
+            "`ticket = await client.send(…)`, then `await ticket.result(timeout=…)`."
+        )
+    own_s = chosen_s(asked_s, operation_s, settings.call_timeout_s, longest_s)
+    until_s = child(now_s, own_s, parent_s)
     block_s = _block.get()
     if block_s is not None and block_s < until_s:
         until_s = block_s
-    if parent_s is not None and parent_s - TRANSIT_S < until_s:
-        until_s = parent_s - TRANSIT_S
     if until_s <= now_s:
         raise DeadlineExceeded("The deadline has passed before the call began.", processed="no")
     return until_s

@@ -141,7 +141,7 @@ def event_of(
         due_ms=terms.due_ms,
         ttl_s=terms.ttl_s,
         line=None if line is None else line_id(full_name, line),
-        keep_s=keep_s(keyed=terms.key is not None),
+        keep_s=keep_s(keyed=terms.key is not None) if event.keep_s is None else round(event.keep_s),
         caller=origin.identity or None,
     )
 

@@ -16,6 +16,7 @@ from ringpost.contract.vocabulary import CallOptions, Reply, Request
 from ringpost.core.call import Call, Local
 from ringpost.core.message import Priority
 from ringpost.settings import Settings
+from ringpost.store.hostclock import boot_id
 from ringpost.store.port import Store
 from ringpost.wire.http import Response
 
@@ -38,8 +39,8 @@ class Router:
         self._store = store
         self._loop = asyncio.get_running_loop()
         self._addresses = {contract: target_of(url) for contract, url in settings.addresses.items()}
-        self._instances = None if store is None else Instances(store)
-        self._transport: "Transport | None" = None
+        self._instances = None if store is None else Instances(store, boot_id())
+        self._transport: Transport | None = None
 
     async def call(
         self,

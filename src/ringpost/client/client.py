@@ -1,0 +1,330 @@
+"""The client: the verbs for programs outside of handlers."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from typing import Any, Self, TypeVar, cast
+
+from msgspec import Struct
+from typing_extensions import Unpack
+
+from ringpost.client.options import check_call_options, checked_headers
+from ringpost.client.outcome import reply_of
+from ringpost.client.posting import Origin, event_of, message_of, messages_of
+from ringpost.client.remote import RemoteSender, RemoteTickets
+from ringpost.client.router import Router
+from ringpost.client.store_sender import StoreSender
+from ringpost.client.store_tickets import StoreTickets
+from ringpost.client.ticket import Cancelling, Receipt, Ticket, TicketSource
+from ringpost.client.verbs import Caller
+from ringpost.contract.errors import Unavailable, UsageError
+from ringpost.contract.operation import Event, Operation
+from ringpost.contract.outcome import Outcome
+from ringpost.contract.vocabulary import (
+    CallOptions,
+    Fits,
+    Options,
+    Reply,
+    Request,
+    Seconds,
+    SendOptions,
+    T,
+    seconds,
+)
+from ringpost.core import ids
+from ringpost.core.call import Local
+from ringpost.core.handling import handling
+from ringpost.core.message import Answer
+from ringpost.core.receipt import Status
+from ringpost.settings import Given, Settings, load
+from ringpost.store import store_for
+from ringpost.store.port import Store
+
+Headers = Mapping[str, str] | Callable[[], Mapping[str, str]]
+AnyOptions = TypeVar("AnyOptions", CallOptions, SendOptions, Options)
+
+
+class Client(Caller):
+    """Call, send and publish from any program: `async with Client() as client:`.
+
+    It opens at first use, in the event loop it is first used in. Calls go to whoever serves the operation. Messages go
+    to the store, or over HTTP where there is none; a client never creates a store. Inside a handler it refuses: what is
+    sent with `ctx` leaves when the handler succeeds, and not before.
+    """
+
+    def __init__(
+        self, *, store: str | None = None, addresses: Mapping[str, str] | None = None, headers: Headers | None = None
+    ) -> None:
+        """Take what isn't to come from `ringpost.toml` and `RINGPOST_*`.
+
+        `store`: its URL; `addresses`: contract → URL; `headers`: sent with every call and message, or a function that
+        gives them anew each time.
+        """
+        self._given: Given = {}
+        if store is not None:
+            self._given["store"] = store
+        if addresses is not None:
+            self._given["addresses"] = addresses
+        self._headers = headers
+        self._opening: asyncio.Future[_Ways] | None = None
+        self._ways: _Ways | None = None
+        self._closed = False
+        self._attachment: _Attachment | None = None
+
+    @classmethod
+    def _attached(cls, store: Store | None, local: Local | None, settings: Settings) -> Self:
+        """Give a client on the open store and the services of this process; closing it closes neither."""
+        client = cls()
+        client._attachment = _Attachment(store, local, settings)
+        return client
+
+    async def __aenter__(self) -> Self:
+        await self._open()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close connections and store. What is outstanding raises Unavailable; messages sent are safe. Repeatable."""
+        self._closed = True
+        opening, self._opening, self._ways = self._opening, None, None
+        if opening is not None:
+            await asyncio.wait((opening,))
+            if not opening.cancelled() and opening.exception() is None:
+                await opening.result().close()
+
+    async def call(
+        self, operation: Operation[Request, Reply], request: Fits[Request], /, **options: Unpack[CallOptions]
+    ) -> Reply:
+        ways = self._ready() or await self._open()
+        if self._headers is not None:
+            options = self._with_headers(options)
+        return await ways.router.call(operation, request, options)
+
+    async def call_or_send(
+        self,
+        operation: Operation[Request, Reply],
+        request: Fits[Request],
+        /,
+        *,
+        wait: Seconds | None = None,
+        **options: Unpack[Options],
+    ) -> "Reply | Ticket[Reply]":
+        """Ask, and wait at most `wait` seconds for the reply; then it goes on, and its ticket comes back.
+
+        The request is written to a store before it is handled. Where nobody answers, it becomes a message; without a
+        store here Unavailable is raised. `wait`: by default the operation's timeout, else 5 seconds; at most 60.
+        """
+        ways = self._ready() or await self._open()
+        if self._headers is not None:
+            options = self._with_headers(options)
+        check_call_options(options, "call_or_send")
+        asked: CallOptions = {**options}
+        if wait is not None:
+            asked["timeout"] = seconds(wait, "wait")
+        return await ways.call_or_send(operation, request, asked, options)
+
+    async def send(
+        self,
+        operation: Operation[Request, Reply],
+        request: Fits[Request],
+        /,
+        *,
+        reply_to: Operation[Outcome[Request, Reply]] | str | None = None,
+        **options: Unpack[SendOptions],
+    ) -> Ticket[Reply]:
+        ways = self._ready() or await self._open()
+        if self._headers is not None:
+            options = self._with_headers(options)
+        return await ways.send(operation, request, options, reply_to)
+
+    async def send_all(
+        self, operation: Operation[Request, Reply], requests: Iterable[Fits[Request]], /, **options: Unpack[SendOptions]
+    ) -> list[Ticket[Reply]]:
+        ways = self._ready() or await self._open()
+        if self._headers is not None:
+            options = self._with_headers(options)
+        return await ways.send_all(operation, requests, options)
+
+    async def publish(self, event: Event[T], data: Fits[T], /, **options: Unpack[SendOptions]) -> Receipt:
+        ways = self._ready() or await self._open()
+        if self._headers is not None:
+            options = self._with_headers(options)
+        return await ways.publish(event, data, options)
+
+    def ticket(self, operation: Operation[Request, Reply], id: str, /) -> Ticket[Reply]:
+        """Give the ticket of a message sent before, by its id. Nothing is looked up yet."""
+        try:
+            ids.parse(id)
+        except ValueError as error:
+            raise UsageError(f"{id!r} is no message id; it looks like 0190c2c6-0c5e-7c8e-9d5a-3f2b1a0c9d8e.") from error
+        return Ticket(operation, _LaterTickets(self, operation), id)
+
+    def _ready(self) -> "_Ways | None":
+        """Give what is open in this loop; refuse inside handlers."""
+        if handling.get() is not None:
+            raise UsageError(
+                "A Client can't be used inside a handler: use ctx.send, ctx.call, ctx.publish of its Context, so that "
+                "what is sent leaves when the handler succeeds. `ctx.now` sends at once."
+            )
+        ways = self._ways
+        if ways is not None and ways.loop is not asyncio.get_running_loop():
+            raise UsageError("This Client was opened in another event loop: make one per loop, or ringpost.blocking's.")
+        return ways
+
+    async def _open(self) -> "_Ways":
+        self._ready()
+        if self._closed:
+            raise UsageError("This Client is closed: make another.")
+        if self._opening is None:
+            self._opening = asyncio.ensure_future(self._opened())
+        opening = self._opening
+        try:
+            # Many may wait for it; who gives up must not take it from the others.
+            self._ways = await asyncio.shield(opening)
+        except Exception:
+            if self._opening is opening:
+                self._opening = None  # the next one tries again
+            raise
+        return self._ways
+
+    async def _opened(self) -> "_Ways":
+        attachment = self._attachment
+        if attachment is not None:
+            return _Ways(attachment.settings, attachment.store, attachment.local, owns=False)
+        settings = load(self._given)
+        store: Store | None = None
+        if settings.store is not None:
+            store = store_for(settings.store, settings)
+            await store.open(create=False)
+        return _Ways(settings, store, None, owns=True)
+
+    def _with_headers(self, options: AnyOptions) -> AnyOptions:
+        given = self._headers() if callable(self._headers) else self._headers
+        merged = {**checked_headers(given or {}), **checked_headers(options.get("headers", {}))}
+        return cast(AnyOptions, {**options, "headers": merged})
+
+
+class _Attachment(Struct):
+    """What a client is put on that opens nothing itself."""
+
+    store: Store | None
+    local: Local | None
+    settings: Settings
+
+
+class _Ways:
+    """An open client: where calls and messages go."""
+
+    def __init__(self, settings: Settings, store: Store | None, local: Local | None, *, owns: bool) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.router = Router(settings, local, store)
+        self._settings = settings
+        self._store = store
+        self._local = local
+        self._owns = owns
+        self._sender = None if store is None else StoreSender(store)
+        self._remote = RemoteSender(self.router)
+        self._tickets = None if store is None else StoreTickets(store)
+
+    async def close(self) -> None:
+        await self.router.close()
+        if self._store is not None and self._owns:
+            await self._store.close()
+
+    def tickets(self, operation: Operation[Any, Any]) -> TicketSource:
+        return self._tickets or RemoteTickets(self.router, operation)
+
+    async def send(
+        self, operation: Operation[Any, Reply], request: object, options: SendOptions, reply_to: object
+    ) -> Ticket[Reply]:
+        message = message_of(operation, request, options, settings=self._settings, origin=ORIGIN, reply_to=reply_to)
+        if self._sender is None:
+            receipt = await self._remote.send(operation, request, options, reply_to)
+        else:
+            receipt = await self._sender.put(message)
+        return self._ticket(operation, receipt)
+
+    async def send_all(
+        self, operation: Operation[Any, Reply], requests: Iterable[object], options: SendOptions
+    ) -> list[Ticket[Reply]]:
+        asked = list(requests)
+        messages = messages_of(operation, asked, options, settings=self._settings, origin=ORIGIN)
+        if self._sender is None:
+            receipts = await self._remote.send_all(operation, asked, options)
+        else:
+            receipts = await self._sender.put_all(messages)
+        return [self._ticket(operation, receipt) for receipt in receipts]
+
+    async def publish(self, event: Event[Any], data: object, options: SendOptions) -> Receipt:
+        message = event_of(event, data, options, settings=self._settings, origin=ORIGIN)
+        if self._sender is None:
+            return await self._remote.publish(event, message, options)
+        return await self._sender.put(message)
+
+    async def call_or_send(
+        self, operation: Operation[Any, Reply], request: object, asked: CallOptions, kept: Options
+    ) -> "Reply | Ticket[Reply]":
+        call = self.router.prepared(operation, request, asked)
+        try:
+            if self._local is not None and self._local.serves(call.operation):
+                accepted = await self._local.accept(call)
+                if isinstance(accepted, Answer):
+                    return reply_of(operation, accepted)
+                receipt = Receipt(
+                    ids.text(accepted.id),
+                    duplicate=accepted.duplicate,
+                    receivers=accepted.receivers,
+                    level=cast(Any, accepted.level),
+                )
+            else:
+                done = await self._remote.accept(operation, call)
+                if isinstance(done, Answer):
+                    return reply_of(operation, done)
+                receipt = done
+        except Unavailable as error:
+            # Nobody saw it: as a message it waits for whoever comes. Where somebody may have, it would be a second one.
+            if error.processed != "no" or self._store is None:
+                raise
+            return await self.send(operation, request, cast(SendOptions, kept), None)
+        ticket = self._ticket(operation, receipt)
+        answer = await self.tickets(operation).answer(receipt.id, call.deadline_s)
+        return ticket if answer is None else reply_of(operation, answer, receipt.id)
+
+    def _ticket(self, operation: Operation[Any, Reply], receipt: Receipt) -> Ticket[Reply]:
+        return Ticket(
+            operation,
+            self.tickets(operation),
+            receipt.id,
+            duplicate=receipt.duplicate,
+            receivers=receipt.receivers,
+            level=receipt.level,
+        )
+
+
+ORIGIN = Origin()
+
+
+class _LaterTickets:
+    """Tickets of a client that may not be open yet."""
+
+    def __init__(self, client: Client, operation: Operation[Any, Any]) -> None:
+        self._client = client
+        self._operation = operation
+
+    async def _source(self) -> TicketSource:
+        ways = self._client._ready() or await self._client._open()
+        return ways.tickets(self._operation)
+
+    async def status(self, id: str) -> Status:
+        return await (await self._source()).status(id)
+
+    async def answer(self, id: str, deadline_s: float) -> Answer | None:
+        return await (await self._source()).answer(id, deadline_s)
+
+    async def updates(self, id: str) -> AsyncIterator[Status]:
+        async for status in (await self._source()).updates(id):
+            yield status
+
+    async def cancel(self, id: str) -> Cancelling:
+        return await (await self._source()).cancel(id)

@@ -1,0 +1,71 @@
+"""Who is alive, as the store's notes say: asked at most once a second, and passed over for a while where it refused."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from ringpost.client.target import Target, target_of
+from ringpost.contract.errors import UsageError
+from ringpost.core.notes import INSTANCE, Instance, decode_instance
+from ringpost.store.port import Store
+
+REFRESH_S = 1.0
+SKIP_S = 5.0
+_NOBODY: Sequence[Target] = ()
+
+
+class Instances:
+    """The doors of the processes on one store. `boot_id`: of this host; another host's loopback isn't ours."""
+
+    def __init__(self, store: Store, boot_id: str) -> None:
+        self._store = store
+        self._boot_id = boot_id
+        self._clock = asyncio.get_running_loop().time
+        self._doors: Mapping[str, Sequence[Target]] = {}  # operation → who serves it
+        self._read_s = float("-inf")
+        self._refused_s: dict[Target, float] = {}
+        self._turn = 0
+
+    async def serving(self, operation: str) -> Sequence[Target]:
+        """Give the doors that serve an operation (full name), another one first each time."""
+        now_s = self._clock()
+        if now_s - self._read_s >= REFRESH_S:
+            # Set first: who comes meanwhile goes by what was known.
+            self._read_s = now_s
+            self._doors = await self._read()
+        doors = self._doors.get(operation, _NOBODY)
+        if self._refused_s:
+            self._refused_s = {door: at_s for door, at_s in self._refused_s.items() if now_s - at_s < SKIP_S}
+            doors = [door for door in doors if door not in self._refused_s]
+        if len(doors) < 2:
+            return doors
+        self._turn = turn = (self._turn + 1) % len(doors)
+        return [*doors[turn:], *doors[:turn]]
+
+    def refused(self, door: Target) -> None:
+        """Pass a door over for five seconds."""
+        self._refused_s[door] = self._clock()
+
+    async def _read(self) -> dict[str, list[Target]]:
+        doors: dict[str, list[Target]] = {}
+        for note in await self._store.notes(INSTANCE):
+            instance = decode_instance(note.value)
+            target = self._target(note.name.removeprefix(INSTANCE), instance)
+            if target is not None:
+                for operation in instance.operations:
+                    doors.setdefault(operation, []).append(target)
+        return doors
+
+    def _target(self, id: str, instance: Instance) -> Target | None:
+        if not instance.url:
+            return None
+        try:
+            target = target_of(instance.url, id)
+        except UsageError:  # a version of later, or nonsense: a note must never stop calls
+            return None
+        if instance.boot_id != self._boot_id and _is_loopback(target.origin.host):
+            return None
+        return target
+
+
+def _is_loopback(host: str) -> bool:
+    return host == "localhost" or host == "::1" or host.startswith("127.")

@@ -1,0 +1,134 @@
+"""Write `src/ringpost/blocking/__init__.pyi` from the asynchronous classes: the same signatures without await.
+
+usage: python tools/blocking_stub.py [--check]
+"""
+
+import argparse
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+SOURCE = Path(__file__).parents[1] / "src"
+STUB = SOURCE / "ringpost" / "blocking" / "__init__.pyi"
+# Class → the module that has its asynchronous twin, in the order of the stub.
+CLASSES = {
+    "Ticket": "ringpost.client.ticket",
+    "Sender": "ringpost.client.verbs",
+    "Caller": "ringpost.client.verbs",
+    "Client": "ringpost.client.client",
+    "Context": "ringpost.service.context",
+}
+AS_THEY_ARE = {"Receipt": "ringpost.client.ticket", "deadline": "ringpost.client.deadline"}
+HEAD = '"""Written by tools/blocking_stub.py from the asynchronous classes. Don\'t edit it."""\n'
+_WITH = {"__aenter__": "__enter__", "__aexit__": "__exit__"}
+_NAMES = {"AsyncIterator": "Iterator", "AsyncGenerator": "Generator"}
+
+
+class Blocking(ast.NodeTransformer):
+    """Turn one asynchronous class into the stub of its blocking one."""
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
+        bases = [base for base in node.bases if ast.unparse(base) not in ("ABC", "Receipt") or node.name == "Ticket"]
+        body = [made for member in node.body if (made := self._member(member)) is not None]
+        final = [one for one in node.decorator_list if ast.unparse(one) == "final"]
+        made = ast.ClassDef(node.name, bases, [], body or [ast.Expr(ast.Constant(...))], final)
+        return ast.fix_missing_locations(made)
+
+    def visit_Name(self, node: ast.Name) -> ast.Name:
+        return ast.Name(_NAMES.get(node.id, node.id))
+
+    def visit_Constant(self, node: ast.Constant) -> ast.expr:
+        if isinstance(node.value, str) and node.value.startswith("Reply |"):  # an annotation in quotes
+            return ast.parse(node.value, mode="eval").body
+        return node
+
+    def _member(self, node: ast.stmt) -> ast.stmt | None:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            name = _WITH.get(node.name, node.name)
+            if name.startswith("_") and name not in ("__init__", *_WITH.values()):
+                return None
+            return self._function(name, node)
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            if node.target.id.startswith("_"):
+                return None
+            return ast.AnnAssign(node.target, self.visit(node.annotation), None, 1)
+        return None
+
+    def _function(self, name: str, node: ast.FunctionDef | ast.AsyncFunctionDef) -> ast.FunctionDef:
+        kept = [one for one in node.decorator_list if ast.unparse(one) != "abstractmethod"]
+        arguments = self.generic_visit(node.args)
+        assert isinstance(arguments, ast.arguments)
+        returns = None if node.returns is None else self.visit(node.returns)
+        return ast.FunctionDef(name, arguments, [ast.Expr(ast.Constant(...))], kept, returns)
+
+
+def stub() -> str:
+    """Give the text of the stub."""
+    modules = {module: _parsed(module) for module in {*CLASSES.values(), *AS_THEY_ARE.values()}}
+    classes = [Blocking().visit(_class(modules[module], name)) for name, module in CLASSES.items()]
+    body = "\n\n".join(ast.unparse(one) for one in classes)
+    names = {node.id for one in classes for node in ast.walk(one) if isinstance(node, ast.Name)} - set(CLASSES)
+    imports: dict[str, str] = {name: f"from {module} import {name} as {name}" for name, module in AS_THEY_ARE.items()}
+    for name in ("Iterator", "Generator"):
+        imports[name] = f"from collections.abc import {name}"
+    for module in modules.values():
+        for name, line in _imports(module):
+            imports.setdefault(name, line)
+    lines = sorted({imports[name] for name in (*names, *AS_THEY_ARE) if name in imports})
+    exported = sorted([*CLASSES, *AS_THEY_ARE])
+    text = f"{HEAD}\n" + "\n".join(lines) + f"\n\n__all__ = {exported!r}\n\n" + "\n".join(_own(modules, names)) + body
+    return _formatted(text)
+
+
+def _parsed(module: str) -> ast.Module:
+    return ast.parse((SOURCE / Path(*module.split("."))).with_suffix(".py").read_text())
+
+
+def _class(module: ast.Module, name: str) -> ast.ClassDef:
+    return next(node for node in module.body if isinstance(node, ast.ClassDef) and node.name == name)
+
+
+def _imports(module: ast.Module) -> Iterator[tuple[str, str]]:
+    for node in module.body:
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                yield alias.asname or alias.name, f"from {node.module} import {ast.unparse(alias)}"
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.asname or alias.name, f"import {ast.unparse(alias)}"
+
+
+def _own(modules: dict[str, ast.Module], names: set[str]) -> Iterator[str]:
+    """Give the aliases that the modules themselves make and the classes use."""
+    for module in modules.values():
+        for node in module.body:
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in names:
+                yield ast.unparse(node) + "\n"
+
+
+def _formatted(text: str) -> str:
+    ruff = ["ruff", "format", "--stdin-filename", str(STUB), "-"]
+    checked = [sys.executable, "-m", *ruff]
+    ordered = [sys.executable, "-m", "ruff", "check", "--select", "I", "--fix", "-q", "--stdin-filename", str(STUB), "-"]
+    for command in (ordered, checked):
+        text = subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
+    return text
+
+
+def main() -> int:
+    """Write the stub, or with --check say whether it is current."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    text = stub()
+    if parser.parse_args().check:
+        current = STUB.exists() and STUB.read_text() == text
+        print("current" if current else f"{STUB} is out of date: run python tools/blocking_stub.py")
+        return 0 if current else 1
+    STUB.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -18,6 +18,7 @@ class Listener:
         self._heard = heard
         self._task: asyncio.Task[None] | None = None
         self.queues: frozenset[str] = frozenset()  # listened to now
+        self.ids: frozenset[bytes] = frozenset()
 
     @property
     def listening(self) -> bool:
@@ -26,7 +27,7 @@ class Listener:
     def listen(self, queues: frozenset[str], ids: frozenset[bytes], timeout_s: float) -> None:
         """Listen to these instead of what was listened to. Whoever claims after this call misses no put."""
         self.stop()
-        self.queues = queues
+        self.queues, self.ids = queues, ids
         self._task = asyncio.get_running_loop().create_task(
             self._wait(queues, ids, timeout_s), name="ringpost-listener"
         )
@@ -36,7 +37,7 @@ class Listener:
         if self._task is not None:
             self._task.cancel()
             self._task = None
-            self.queues = frozenset()
+            self.queues, self.ids = frozenset(), frozenset()
 
     async def _wait(self, queues: frozenset[str], ids: frozenset[bytes], timeout_s: float) -> None:
         try:
@@ -46,5 +47,5 @@ class Listener:
             await asyncio.sleep(_RETRY_S)
             woken = Woken()
         self._task = None
-        self.queues = frozenset()
+        self.queues, self.ids = frozenset(), frozenset()
         self._heard(woken)

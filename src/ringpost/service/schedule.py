@@ -62,7 +62,7 @@ def tick_of(handler: Handler, plan: Plan, due_ms: int) -> Message:
     """Make the message of one tick. Every process makes the same one, and a store keeps one of them."""
     due_at = datetime.fromtimestamp(due_ms / 1000, UTC)
     return Message(
-        id=ids.derived("schedule", handler.queue, str(due_ms)),
+        id=ids.uuid7(due_ms, int.from_bytes(ids.hash128("tick", handler.queue, str(due_ms)), "big")),
         queue=handler.queue,
         body=msgspec.json.encode(Tick(due_at)),
         headers=msgspec.json.encode(Envelope(operation=handler.name, sender=handler.service)),
@@ -91,7 +91,9 @@ class Scheduler:
         self._clock_ms = clock_ms
         self._planned = {handler.queue: (handler, handler.plan) for handler in handlers if handler.plan is not None}
         self._due_ms = dict.fromkeys(self._planned, 0)  # the tick that was put last; 0: none yet
-        self._put: dict[str, bytes] = {}  # its id
+        self._put: dict[str, list[tuple[int, bytes]]] = {
+            queue: [] for queue in self._planned
+        }  # not known to have begun
 
     async def run(self) -> None:
         """Put tick after tick until cancelled; a store that fails is asked again."""
@@ -120,14 +122,14 @@ class Scheduler:
         if ticks:
             await self._store.put(ticks)
         self._due_ms.update(due)
-        self._put.update((tick.queue, tick.id) for tick in ticks)
+        for tick in ticks:
+            self._put[tick.queue].append((due[tick.queue], tick.id))
 
     async def _behind(self, queues: Sequence[str]) -> set[str]:
-        """Say in which of these a tick still waits in line for the one before it."""
-        asked = [queue for queue in queues if queue in self._put]
-        records = await self._store.read([self._put[queue] for queue in asked]) if asked else []
-        return {
-            queue
-            for queue, record in zip(asked, records, strict=True)
-            if record is not None and record.state in (State.WAITING, State.READY) and record.due_ms < self._clock_ms()
-        }
+        """Say in which of these a tick still waits for the one before it, beside the one that falls due just now."""
+        earlier = [(queue, id) for queue in queues for due_ms, id in self._put[queue] if due_ms < self._due_ms[queue]]
+        records = await self._store.read([id for _, id in earlier]) if earlier else []
+        waiting = {record.id: record.queue for record in records if record is not None and record.state < State.RUNNING}
+        for queue in queues:
+            self._put[queue] = [t for t in self._put[queue] if t[0] >= self._due_ms[queue] or t[1] in waiting]
+        return {queue for queue in waiting.values() if not self._planned[queue][1].overlap}

@@ -133,7 +133,7 @@ class Worker:
             lane.claimed_s = now_s
             lane.slots.freed = self._runners.tell
         self._spawn(self._upkeep.run())
-        self._spawn(self._leases.run(self._listen))
+        self._spawn(self._leases.run(self._watch_long))
         if self._claiming:
             self._spawn(self._scheduler.run())
             self._spawn(self._watchdog.run())
@@ -210,15 +210,17 @@ class Worker:
         if len(self._turns) >= _TURNS_MAX or self._resting is not None:
             return
         now_s = self._clock_s()
-        lanes = [lane for lane in self._lanes.values() if lane.worth_a_turn()] if self._may_claim(now_s) else []
         settlements = self._runners.take_done()
+        if self._suspects:
+            self._end_suspects(settlements)
+        lanes = [lane for lane in self._lanes.values() if lane.worth_a_turn()] if self._may_claim(now_s) else []
         if lanes and not all(lane.full for lane in lanes):
             self._listen()
         if settlements and not self._stopping and self._claiming:
             lanes += [lane for lane in self._lanes.values() if lane.worth_a_look(now_s) and lane not in lanes]
         want, wakes = self._reserve(lanes, now_s)
         if want or settlements:
-            suspects = self._ask_suspects(want, settlements)
+            suspects = self._ask_suspects(want)
             turn = _Turn(want, settlements, suspects, now_s, wakes, self._listener.queues)
             self._turns.add(asyncio.get_running_loop().create_task(self._turn(turn), name="ringpost-turn"))
         elif not self._turns:
@@ -245,10 +247,14 @@ class Worker:
                 self._held += count
         return want, wakes
 
-    def _ask_suspects(self, want: Mapping[str, int], settlements: list[Settlement]) -> int:
+    def _end_suspects(self, settlements: list[Settlement]) -> None:
+        self._suspects.difference_update([settlement.delivery.ref for settlement in settlements])
+        if not self._suspects:
+            for lane in self._lanes.values():  # the next one may have been left lying
+                lane.hungry = True
+
+    def _ask_suspects(self, want: Mapping[str, int]) -> int:
         """Say how many suspects the claim may take: one at a time in this process."""
-        if self._suspects:
-            self._suspects.difference_update(settlement.delivery.ref for settlement in settlements)
         if not want or self._suspects or self._suspect_asked:
             return 0
         self._suspect_asked = True
@@ -344,7 +350,7 @@ class Worker:
     # --- listening
 
     def _listen(self) -> None:
-        """See that the queues with room are listened to, and messages that run long."""
+        """See that the queues with room are listened to."""
         if self._stopping:
             return
         wanted = self._audible() if self._claiming else frozenset[str]()
@@ -353,9 +359,16 @@ class Worker:
                 self._shedding = True
                 self._later(_SHED_S, self._shed)
             return
+        if wanted:
+            self._listener.listen(wanted, self._leases.long_running(), _POLL_S * random.uniform(0.75, 1.0))
+
+    def _watch_long(self) -> None:
+        """See that messages which run long are listened for: somebody may want them ended."""
         ids = self._leases.long_running()
-        if wanted or ids:
-            self._listener.listen(wanted, ids, _POLL_S * random.uniform(0.75, 1.0))
+        fresh = ids - self._listener.ids
+        if fresh and not self._stopping:
+            self._listener.listen(self._listener.queues, ids, _POLL_S * random.uniform(0.75, 1.0))
+            self._spawn(self._leases.look_at(fresh))  # who asked before this was listened for
 
     def _audible(self) -> frozenset[str]:
         now_s = self._clock_s()

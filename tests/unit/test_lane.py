@@ -1,0 +1,121 @@
+"""What a worker knows of one queue: room, hunger, and when not to listen."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ringpost.service.lane import Lane
+from ringpost.service.slots import Slots
+
+
+def lane(total: int = 8) -> Lane:
+    handler: Any = SimpleNamespace(queue="mail.welcome")
+    return Lane(handler, Slots(total))
+
+
+def claim(lane: Lane, got: int, *, listening: bool = True, now_s: float = 1.0) -> None:
+    asked = lane.room()
+    wakes = lane.reserve(asked, now_s)
+    lane.returned(asked, got, wakes, listening=listening, now_s=now_s)
+
+
+@pytest.mark.parametrize(("total", "room"), [(1, 1), (2, 1), (3, 2), (128, 64), (200, 100)])
+def test_a_claim_takes_half_of_the_slots_so_that_two_turns_overlap(total: int, room: int) -> None:
+    assert lane(total).room() == room
+
+
+def test_reserved_slots_are_taken_and_given_back() -> None:
+    one = lane()
+    one.reserve(4, 1.0)
+    assert one.slots.used == 4
+    one.returned(4, 1, 0, listening=True, now_s=1.0)
+    assert one.slots.used == 1
+    assert one.asked == 0
+
+
+def test_it_stays_hungry_after_a_full_claim() -> None:
+    one = lane()
+    claim(one, 4)
+    assert one.hungry
+    assert one.full
+
+
+def test_it_is_quiet_after_a_claim_that_left_nothing_while_it_listened() -> None:
+    one = lane()
+    claim(one, 3)
+    assert not one.hungry
+
+
+def test_it_asks_again_if_a_put_may_have_been_missed() -> None:
+    one = lane()
+    claim(one, 3, listening=False)
+    assert one.hungry
+
+
+def test_it_asks_again_if_it_was_woken_while_the_claim_was_made() -> None:
+    one = lane()
+    wakes = one.reserve(4, 1.0)
+    one.wake(1.0)
+    one.returned(4, 0, wakes, listening=True, now_s=1.0)
+    assert one.hungry
+
+
+def test_a_second_claim_is_made_only_behind_a_full_one() -> None:
+    one = lane()
+    one.reserve(4, 1.0)
+    assert not one.worth_a_turn()
+    one.full = True
+    assert one.worth_a_turn()
+
+
+def test_a_quiet_queue_is_looked_at_now_and_then_by_a_busy_process() -> None:
+    one = lane()
+    claim(one, 0, now_s=1.0)
+    assert not one.worth_a_look(1.01)
+    assert one.worth_a_look(1.03)
+
+
+def test_wake_ups_that_give_nothing_again_and_again_are_not_listened_to_for_longer_and_longer() -> None:
+    one = lane()
+    hushes = []
+    now_s = 100.0
+    for _ in range(12):
+        one.wake(now_s)
+        claim(one, 0, now_s=now_s)
+        hushes.append(one.hush_s(now_s))
+        now_s += hushes[-1] + 0.0001
+    assert hushes[:2] == [0.0, 0.0]
+    assert hushes[2] == pytest.approx(0.005)
+    assert hushes[3] == pytest.approx(0.01)
+    assert hushes[-1] == pytest.approx(1.0)
+    assert not one.hungry
+
+
+def test_one_good_claim_ends_the_hush() -> None:
+    one = lane()
+    for _ in range(5):
+        one.wake(100.0)
+        claim(one, 0, now_s=100.0)
+    one.wake(101.0)
+    claim(one, 1, now_s=101.0)
+    one.wake(101.1)
+    claim(one, 0, now_s=101.1)
+    assert one.hush_s(101.1) == 0.0
+
+
+def test_rare_empty_wakes_are_nothing_to_worry_about() -> None:
+    one = lane()
+    for hour in range(10):
+        now_s = 3600.0 * (hour + 1)
+        one.wake(now_s)
+        claim(one, 0, now_s=now_s)
+        assert one.hush_s(now_s) == 0.0
+
+
+def test_a_claim_that_failed_leaves_everything_as_it_was() -> None:
+    one = lane()
+    one.reserve(4, 1.0)
+    one.failed_claim(4)
+    assert one.slots.used == 0
+    assert one.hungry

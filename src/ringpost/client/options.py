@@ -130,7 +130,7 @@ def priority_of(given: object, fallback: str | None) -> Priority:
         return Priority.NORMAL
     found = _PRIORITIES.get(word) if isinstance(word, str) else None
     if found is None:
-        raise UsageError(f"priority is {listed(list(map(repr, _PRIORITIES)))}, not {word!r}.")
+        raise UsageError(f"priority is {' or '.join(map(repr, _PRIORITIES))}, not {word!r}.")
     return found
 
 

@@ -79,7 +79,7 @@ def _method(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         call: Callable[..., Any] = _enter
     elif _iterates(function):
         call = _iterating(name, _prepared(function))
-    elif inspect.iscoroutinefunction(function):
+    elif _waits(function):
         call = _waiting(name, _prepared(function))
     else:
         call = _asking(name)
@@ -154,3 +154,10 @@ def _iterates(function: Callable[..., Any]) -> bool:
     """Say whether calling it gives an asynchronous iterator at once."""
     returns = function.__annotations__.get("return")
     return inspect.isasyncgenfunction(function) or get_origin(returns) is AsyncIterator
+
+
+def _waits(function: Callable[..., Any]) -> bool:
+    """Say whether what it gives is awaited: it is `async def`, or says that it gives a coroutine."""
+    returns = function.__annotations__.get("return")
+    said = returns if isinstance(returns, str) else str(get_origin(returns))
+    return inspect.iscoroutinefunction(function) or "Coroutine" in said.partition("[")[0]

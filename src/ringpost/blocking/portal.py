@@ -71,7 +71,12 @@ def _carried(loop: asyncio.AbstractEventLoop, make: Callable[[], Coroutine[Any, 
     tasks: list[asyncio.Task[T]] = []
 
     def start() -> None:
-        task = loop.create_task(make(), context=context)
+        try:
+            # In the context too: some verbs do their work when they are called, and refuse there.
+            task = loop.create_task(context.run(make), context=context)
+        except BaseException as error:
+            done.set_exception(error)
+            return
         tasks.append(task)
         task.add_done_callback(finish)
 

@@ -119,7 +119,7 @@ class Client(Caller):
         if self._headers is not None:
             options = self._with_headers(options)
         check_call_options(options, "call_or_send")
-        asked: CallOptions = {**options}
+        asked = cast(CallOptions, dict(options))
         if wait is not None:
             asked["timeout"] = seconds(wait, "wait")
         return await ways.call_or_send(operation, request, asked, options)

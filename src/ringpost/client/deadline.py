@@ -71,7 +71,9 @@ async def first(*calls: Awaitable[T], need: int = 1) -> list[T]:
     try:
         while len(results) < need and failures <= len(calls) - need:
             done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for task in [one for one in tasks if one in done]:
+            for task in tasks:
+                if task not in done:
+                    continue
                 error = asyncio.CancelledError() if task.cancelled() else task.exception()
                 if error is None:
                     results.append(task.result())
@@ -79,13 +81,13 @@ async def first(*calls: Awaitable[T], need: int = 1) -> list[T]:
                     failures += 1
                     failure = failure or error
     finally:
-        for task in waiting:
-            task.cancel()
+        for one in waiting:
+            one.cancel()
         if waiting:
             await asyncio.wait(waiting)
-            for task in waiting:
-                if not task.cancelled():
-                    task.exception()  # it was looked at: nothing to warn of
+            for one in waiting:
+                if not one.cancelled():
+                    one.exception()  # it was looked at: nothing to warn of
     if len(results) < need:
         assert failure is not None
         raise failure

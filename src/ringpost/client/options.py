@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Mapping
-from datetime import datetime, timedelta
-from typing import Any, cast
+from datetime import datetime
+from typing import Any
 
 from ringpost.contract.errors import UsageError, listed
 from ringpost.contract.operation import Event, Operation
-from ringpost.contract.vocabulary import CallOptions, Seconds, SendOptions, When, seconds
+from ringpost.contract.vocabulary import CallOptions, Options, Seconds, SendOptions, When, seconds
 from ringpost.core.message import Priority
 
 CALL_OPTIONS = frozenset({"headers", "idempotency_key", "priority", "timeout", "after"})
@@ -53,7 +53,7 @@ def check_send_options(options: SendOptions, verb: str = "send") -> None:
     _refuse_unknown(options, SEND_OPTIONS, verb)
 
 
-def check_call_options(options: CallOptions, verb: str = "call") -> None:
+def check_call_options(options: CallOptions | Options, verb: str = "call") -> None:
     """Refuse what a call can't take."""
     for name in ("delay", "ttl", "ordering_key"):
         if name in options:
@@ -89,7 +89,7 @@ def reply_to_name(reply_to: object) -> str:
             "wait on the ticket."
         )
     if isinstance(reply_to, Operation):
-        return cast(Operation[Any, Any], reply_to).full_name
+        return reply_to.full_name
     raise UsageError(f"reply_to takes an operation that takes the Outcome, not {type(reply_to).__name__}.")
 
 
@@ -150,7 +150,7 @@ def when(value: When, what: str) -> tuple[float, int | None]:
                 f"{what} takes an aware datetime; this one has no time zone. Use datetime.now(timezone.utc)."
             )
         return 0.0, round(value.timestamp() * 1000)
-    delay_s = seconds(cast("float | timedelta", value), what)
+    delay_s = seconds(value, what)
     if delay_s > _DUE_DELAY_MAX_S:
         raise UsageError(f"{what} of {delay_s:g} s is more than ten years.")
     return delay_s, None

@@ -10,7 +10,10 @@ from ringpost.store.sqlite_db import first
 from ringpost.store.sqlite_rows import BASE, NO_ANSWER
 from ringpost.store.sqlite_turn import Turn
 
-_ROW = "SELECT seq, state, generation, queue, line, length(headers) + length(body) FROM ringpost_message WHERE id = ?"
+_ROW = (
+    "SELECT m.seq, state, generation, queue, line, length(headers) + length(body) FROM ringpost_message m"
+    " JOIN ringpost_payload p ON p.seq = m.seq WHERE id = ?"
+)
 _RUNNING = "SELECT state, fence, cancel_ms, id FROM ringpost_message WHERE seq = ?"
 _ASK_CANCEL = "UPDATE ringpost_message SET cancel_ms = ? WHERE seq = ?"
 _REPLAY = (

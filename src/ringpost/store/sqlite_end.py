@@ -12,19 +12,19 @@ from ringpost.store.sqlite_rows import BASE, seqs
 from ringpost.store.sqlite_turn import Turn
 
 _ROWS = (
-    "SELECT seq, id, queue, state, attempts, generation, headers, body, line FROM ringpost_message"
-    " WHERE seq IN (SELECT value FROM carray(?1)) ORDER BY seq"
+    "SELECT m.seq, id, queue, state, attempts, generation, headers, body, line FROM ringpost_message m"
+    " JOIN ringpost_payload p ON p.seq = m.seq WHERE m.seq IN (SELECT value FROM carray(?1)) ORDER BY m.seq"
 )
 _END = (
     "UPDATE ringpost_message SET state = ?1, cause = ?2, settled_ms = ?3, losses = losses + ?4"
     " WHERE seq IN (SELECT value FROM carray(?5))"
 )
 _FAILURES = "SELECT detail FROM ringpost_failure WHERE seq = ?"
-_REMOVE = "DELETE FROM ringpost_message WHERE seq IN (SELECT value FROM carray(?1))"
-_REMOVE_BESIDE = tuple(
-    f"DELETE FROM ringpost_{table} WHERE seq IN (SELECT value FROM carray(?1))"
-    for table in ("outcome", "failure", "progress")
-)
+_BESIDE = ("outcome", "failure", "progress")
+_DELETE = {
+    table: f"DELETE FROM ringpost_{table} WHERE seq IN (SELECT value FROM carray(?1))"
+    for table in ("message", "payload", *_BESIDE)
+}
 
 
 def end(turn: Turn, rows: Sequence[int], to: State, cause: Cause, *, losses: int = 0) -> None:
@@ -64,8 +64,7 @@ def remove(turn: Turn, rows: Sequence[int]) -> None:
         return
     found = turn.db.execute(_ROWS, (seqs(rows),)).fetchall()
     _leave_lines(turn, found)
-    turn.db.execute(_REMOVE, (seqs(rows),))
-    remove_beside(turn, rows)
+    delete(turn, rows)
     for _, _, queue, state, _, _, headers, body, _ in found:
         tally = turn.tally(queue)
         tally.count(state, -1)
@@ -76,8 +75,14 @@ def remove(turn: Turn, rows: Sequence[int]) -> None:
 
 
 def remove_beside(turn: Turn, rows: Sequence[int]) -> None:
-    """Remove what hangs on rows that are gone."""
-    for sql in _REMOVE_BESIDE:
+    """Remove what hangs on rows but for their payload."""
+    for table in _BESIDE:
+        turn.db.execute(_DELETE[table], (seqs(rows),))
+
+
+def delete(turn: Turn, rows: Sequence[int]) -> None:
+    """Delete rows that stand in no line, with all that hangs on them; whoever deletes them counts them."""
+    for sql in _DELETE.values():
         turn.db.execute(sql, (seqs(rows),))
 
 

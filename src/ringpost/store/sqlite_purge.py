@@ -32,7 +32,6 @@ _OLDEST = (
     " state BETWEEN 10 AND 13 AND dedup IS NULL LIMIT ?3)"
 )
 _DEAD_ONES = "SELECT id, queue FROM ringpost_message WHERE seq IN (SELECT value FROM carray(?1)) AND state = 14"
-_DELETE = "DELETE FROM ringpost_message WHERE seq IN (SELECT value FROM carray(?1))"
 _LIVE_BYTES = "SELECT ifnull(sum(bytes), 0) FROM ringpost_queue"
 _AUDIT = "INSERT INTO ringpost_audit(at_ms, who, what, id) VALUES (?, 'tend', 'purge', ?)"
 
@@ -135,8 +134,7 @@ def _delete(turn: Turn, rows: list[int]) -> None:
     if not rows:
         return
     dead = turn.db.execute(_DEAD_ONES, (seqs(rows),)).fetchall()
-    turn.db.execute(_DELETE, (seqs(rows),))
-    sqlite_end.remove_beside(turn, rows)
+    sqlite_end.delete(turn, rows)
     for id, queue in dead:
         turn.db.execute(_AUDIT, (turn.now_ms, id))
         turn.tally(queue).dead -= 1

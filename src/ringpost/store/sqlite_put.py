@@ -18,11 +18,12 @@ from ringpost.store.sqlite_rows import (
     crc_of,
     decode_pairs,
     holder_code,
+    insert_payload,
     known_by_dedup,
     known_by_id,
     seqs,
 )
-from ringpost.store.sqlite_turn import Queue, Turn
+from ringpost.store.sqlite_turn import Turn
 
 _NOT_REFUSED: Literal[""] = ""
 _NOBODY = holder_code(0)
@@ -225,9 +226,8 @@ class _Batch:
             start = max(turn.seq, before)
             turn.keeps.add(pack.shape.keep_s)
             inserted = pack.insert(turn.db, turn.now_ms)
-            if inserted:
-                turn.seq = turn.db.last_insert_rowid()
             if inserted == len(pack.rows):
+                turn.seq = turn.db.last_insert_rowid()
                 self._all_new(pack)
             else:
                 self._sort_out(pack, start)
@@ -239,13 +239,13 @@ class _Batch:
         if self._reserving:
             self._deliver_reserved(before)
 
-    def _packed(self, lines: set[bytes]) -> list["_Sized"]:
+    def _packed(self, lines: set[bytes]) -> list[Pack]:
         """Sort the open messages into packs of one shape. Where lines are, a pack ends when the shape changes, so that
         the order of the batch is the order of the rows."""
         turn = self._turn
         occupied = line.taken(turn, lines) if lines else set[bytes]()
-        packs: list[_Sized] = []
-        current: dict[Shape, _Sized] = {}
+        packs: list[Pack] = []
+        current: dict[Shape, Pack] = {}
         fence = turn.next_fence() if self._reserving else turn.fence
         for at in self._open():
             row = self._rows[at]
@@ -255,7 +255,7 @@ class _Batch:
             if pack is None or pack.full:
                 if lines:
                     current.clear()
-                pack = current[shape] = _Sized(shape, queue)
+                pack = current[shape] = Pack(shape, queue.seed)
                 packs.append(pack)
             first = False
             if row.line is not None and shape.state is not State.SCHEDULED:
@@ -264,13 +264,13 @@ class _Batch:
             pack.add(at, row, first)
         return packs
 
-    def _all_new(self, pack: "_Sized") -> None:
+    def _all_new(self, pack: Pack) -> None:
         for at in pack.rows:
             self._answers[at] = Put(self._rows[at].id)
         waiting = len(pack.rows) - pack.firsts if pack.shape.lined and pack.shape.state is State.READY else 0
         self._count(pack, len(pack.rows), waiting, pack.bytes)
 
-    def _count(self, pack: "_Sized", rows: int, waiting: int, size: int) -> None:
+    def _count(self, pack: Pack, rows: int, waiting: int, size: int) -> None:
         tally = self._turn.tally(pack.shape.queue)
         tally.puts += rows
         tally.bytes += size
@@ -279,7 +279,7 @@ class _Batch:
         if pack.shape.state is State.READY and rows > waiting:
             self._turn.rang.add(pack.shape.queue)
 
-    def _sort_out(self, pack: "_Sized", start: int) -> None:
+    def _sort_out(self, pack: Pack, start: int) -> None:
         """Find which of a pack were new, and answer for the others."""
         known = known_by_id(self._turn.db, [self._rows[at].id for at in pack.rows])
         for at in pack.rows:
@@ -288,6 +288,8 @@ class _Batch:
             if there is None:  # only its key was known: another of this batch has it
                 self._absorb_keyed()
             elif there.seq > start:
+                insert_payload(self._turn.db, there.seq, row)
+                self._turn.seq = max(self._turn.seq, there.seq)
                 there.seq = 0  # the first with this id is the one that went in
                 self._answers[at] = Put(row.id)
                 self._count(pack, 1, there.state == State.WAITING, len(row.headers) + len(row.body))
@@ -309,21 +311,6 @@ class _Batch:
             there = known[row.id]
             if answer.delivery is None and there.seq > before:
                 answer.delivery = _born(self._turn, row, there)
-
-
-class _Sized(Pack):
-    """A pack that knows its shape and how many of it come first in their lines."""
-
-    __slots__ = ("firsts", "shape")
-
-    def __init__(self, shape: Shape, queue: Queue) -> None:
-        super().__init__(shape, queue.seed)
-        self.shape = shape
-        self.firsts = 0
-
-    def add(self, position: int, message: Message, first: bool) -> None:
-        super().add(position, message, first)
-        self.firsts += first
 
 
 def _shape(turn: Turn, row: Message, queue: int, fence: int) -> Shape:

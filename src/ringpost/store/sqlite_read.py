@@ -14,9 +14,10 @@ _COLUMNS = (
     "m.seq, m.id, q.name, m.kind, m.state, m.priority, m.cause, m.attempts, m.losses, m.generation, m.fence,"
     " m.created_ms, m.due_ms, m.started_ms, m.settled_ms, m.expires_ms, m.cancel_ms, m.keep_s, m.status"
 )
-_BODIES = ", m.headers, m.body"
+_BODIES = ", p.headers, p.body"
+_PAYLOAD = " JOIN ringpost_payload p ON p.seq = m.seq"
 _BY_ID = (
-    "SELECT {columns} FROM ringpost_message m JOIN ringpost_queue q ON q.no = m.queue"
+    "SELECT {columns} FROM ringpost_message m JOIN ringpost_queue q ON q.no = m.queue{payload}"
     " WHERE m.id IN (SELECT value FROM carray(?1))"
 )
 _OUTCOME = "SELECT content_type, retry_after_s, processed, body FROM ringpost_outcome WHERE seq = ?"
@@ -44,7 +45,7 @@ def read(turn: Turn, ids: Sequence[bytes], bodies: bool) -> list[Record | None]:
     """Give the records of ids, None for one that isn't there."""
     if not ids:
         return []
-    sql = _BY_ID.format(columns=_COLUMNS + (_BODIES if bodies else ""))
+    sql = _BY_ID.format(columns=_COLUMNS + (_BODIES if bodies else ""), payload=_PAYLOAD if bodies else "")
     records = {row[1]: _record(turn, row, bodies) for row in turn.db.execute(sql, (blobs(ids),)).fetchall()}
     return [records.get(id) for id in ids]
 
@@ -70,9 +71,9 @@ def find(turn: Turn, filter: Filter) -> list[Record]:
     if filter.kind is not None:
         where.append("m.kind = ?")
         bindings.append(filter.kind)
-    columns = _COLUMNS + (_BODIES if filter.bodies else "")
+    columns, payload = (_COLUMNS + _BODIES, _PAYLOAD) if filter.bodies else (_COLUMNS, "")
     rows = turn.db.execute(
-        f"SELECT {columns} FROM ringpost_message m JOIN ringpost_queue q ON q.no = m.queue"
+        f"SELECT {columns} FROM ringpost_message m JOIN ringpost_queue q ON q.no = m.queue{payload}"
         f" WHERE {' AND '.join(where)} ORDER BY m.seq LIMIT ?",
         (*bindings, filter.limit),
     ).fetchall()

@@ -19,10 +19,13 @@ import msgspec
 from ringpost.core.message import Kind, Message, State
 from ringpost.store.sqlite_db import Db, first
 
-OFFSET_BITS, HEADERS_BITS, BODY_BITS = 26, 15, 22
+ALIGN_BITS = 6  # records begin at multiples of 64 bytes
+INDEX_BITS, OFFSET_BITS, HEADERS_BITS, BODY_BITS = 9, 17, 15, 22  # of the number that says where a record is
 HEADERS_MAX = (1 << HEADERS_BITS) - 1
 BODY_MAX = (1 << BODY_BITS) - 1
-PACK_MAX = (1 << OFFSET_BITS) - HEADERS_MAX - BODY_MAX - 128
+PACK_ROWS = 1 << INDEX_BITS
+PACK_BYTES = 1 << (OFFSET_BITS + ALIGN_BITS)
+_PADDING = bytes(1 << ALIGN_BITS)
 NO_ANSWER = 999  # of the width of an HTTP status
 BASE = 2  # of counters, which are never stored as 0 or 1
 LEASE_SHIFT = 1 << 40  # uptime in ms plus this always takes six bytes
@@ -77,87 +80,112 @@ class Shape(msgspec.Struct, frozen=True, gc=False):
     keyed: bool
 
 
-_OFFSET = f"(1 + (value >> {HEADERS_BITS + BODY_BITS}))"
+_OFFSET = f"(1 + (((value >> {HEADERS_BITS + BODY_BITS}) & {(1 << OFFSET_BITS) - 1}) << {ALIGN_BITS}))"
 _HEADERS_SIZE = f"((value >> {BODY_BITS}) & {HEADERS_MAX})"
+
+
+_HEAD, _LINE, _KEYS = 20, 17, 32  # bytes of the parts of a record: id and crc; line and first; dedup and digest
+
+
+def _record_head(lined: bool, keyed: bool) -> int:
+    return _HEAD + _LINE * lined + _KEYS * keyed
 
 
 def _insert(lined: bool, keyed: bool) -> str:
     """Write the insert for one layout of the packed record: id, crc, [line, first], [dedup, digest], headers, body."""
-    at = 20
     line = dedup = digest = "NULL"
     state = "?5"
     if lined:  # `first` says whether the line was free: then it is ready, else it waits
-        line = f"substr(?1, {_OFFSET} + {at}, 16)"
-        state = f"iif(?5 = 4 AND substr(?1, {_OFFSET} + {at + 16}, 1) = x'00', 3, ?5)"
-        at += 17
+        line = f"substr(?1, {_OFFSET} + {_HEAD}, 16)"
+        state = f"iif(?5 = 4 AND substr(?1, {_OFFSET} + {_HEAD + 16}, 1) = x'00', 3, ?5)"
     if keyed:
+        at = _record_head(lined, False)
         dedup = f"substr(?1, {_OFFSET} + {at}, 16)"
         digest = f"substr(?1, {_OFFSET} + {at + 16}, 16)"
-        at += 32
     return (
-        "INSERT INTO ringpost_message(id, crc, line, dedup, digest, headers, body, queue, kind, state, priority,"
-        " due_ms, keep_s, expires_ms, caller, fence, holder, lease_ms, attempts, losses, generation, created_ms,"
-        " started_ms, settled_ms, cancel_ms, cause, status)"
+        "INSERT INTO ringpost_message(id, crc, line, dedup, digest, queue, kind, state, priority, due_ms, keep_s,"
+        " expires_ms, caller, fence, holder, lease_ms, attempts, losses, generation, created_ms, started_ms,"
+        " settled_ms, cancel_ms, cause, status)"
         f" SELECT substr(?1, {_OFFSET}, 16), substr(?1, {_OFFSET} + 16, 4), {line}, {dedup}, {digest},"
-        f" substr(?1, {_OFFSET} + {at}, {_HEADERS_SIZE}),"
-        f" substr(?1, {_OFFSET} + {at} + {_HEADERS_SIZE}, value & {BODY_MAX}),"
         f" ?3, ?4, {state}, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, {BASE}, {BASE}, {BASE},"
         " ?14, ?15, -?14, -?14, 2, 999 FROM carray(?2) WHERE true ON CONFLICT DO NOTHING"
     )
 
 
 _INSERTS = {(lined, keyed): _insert(lined, keyed) for lined in (False, True) for keyed in (False, True)}
+_PAYLOADS = (
+    "INSERT INTO ringpost_payload(seq, headers, body)"
+    f" SELECT ?3 + (value >> {OFFSET_BITS + HEADERS_BITS + BODY_BITS}), substr(?1, {_OFFSET} + ?4, {_HEADERS_SIZE}),"
+    f" substr(?1, {_OFFSET} + ?4 + {_HEADERS_SIZE}, value & {BODY_MAX}) FROM carray(?2)"
+)
+_PAYLOAD = "INSERT INTO ringpost_payload(seq, headers, body) VALUES (?, ?, ?)"
 
 
 class Pack:
     """Messages of one shape, on their way into one insert."""
 
-    __slots__ = ("_at", "_numbers", "_parts", "_seed", "_shape", "bytes", "rows")
+    __slots__ = ("_at", "_numbers", "_parts", "_seed", "bytes", "firsts", "rows", "shape")
 
     def __init__(self, shape: Shape, seed: int) -> None:
-        self._shape = shape
-        self._seed = seed
+        self.shape = shape
+        self._seed = seed  # of the queue's checksums
         self._parts: list[bytes] = []
         self._numbers = array.array("q")
         self._at = 0
         self.bytes = 0
+        self.firsts = 0  # how many come first in their lines
         self.rows: list[int] = []  # positions in the batch
 
     @property
     def full(self) -> bool:
-        return self._at > PACK_MAX
+        return len(self.rows) == PACK_ROWS or self._at >= PACK_BYTES
 
     def add(self, position: int, message: Message, first: bool) -> None:
-        id, headers, body = message.id, message.headers, message.body
+        id, headers, body, shape = message.id, message.headers, message.body, self.shape
+        headers_bytes, body_bytes = len(headers), len(body)
         crc = crc32(body, crc32(headers, crc32(id, self._seed)))
         parts = self._parts
-        size = 20 + len(headers) + len(body)
+        size = _HEAD + headers_bytes + body_bytes
         parts += (id, crc.to_bytes(4, "little"))
-        if self._shape.lined:
+        if shape.lined:
             parts += (message.line or b"", b"\1" if first else b"\0")
-            size += 17
-        if self._shape.keyed:
+            size += _LINE
+            self.firsts += first
+        if shape.keyed:
             parts += (message.dedup or b"", message.digest or bytes(16))
-            size += 32
-        parts += (headers, body)
-        self._numbers.append(self._at << (HEADERS_BITS + BODY_BITS) | len(headers) << BODY_BITS | len(body))
-        self._at += size
-        self.bytes += len(headers) + len(body)
+            size += _KEYS
+        padding = -size % (1 << ALIGN_BITS)
+        parts += (headers, body, _PADDING[:padding])
+        self._numbers.append(
+            ((len(self.rows) << OFFSET_BITS | self._at >> ALIGN_BITS) << HEADERS_BITS | headers_bytes) << BODY_BITS
+            | body_bytes
+        )
+        self._at += size + padding
+        self.bytes += headers_bytes + body_bytes
         self.rows.append(position)
 
     def insert(self, db: Db, now_ms: int) -> int:
-        """Insert all in one step; gives how many were new."""
-        shape = self._shape
+        """Insert all, in two steps; gives how many were new. Unless all were, their payloads are still to be put."""
+        shape = self.shape
         started_ms = now_ms if shape.state is State.RUNNING else -now_ms
+        packed, numbers = b"".join(self._parts), _carray(self._numbers)
         db.execute(
             _INSERTS[shape.lined, shape.keyed],
             (
-                b"".join(self._parts), _carray(self._numbers), shape.queue, shape.kind, shape.state, shape.priority,
-                shape.due_ms, shape.keep_s, shape.expires_ms, shape.caller, shape.fence, shape.holder, shape.lease_ms,
-                now_ms, started_ms,
+                packed, numbers, shape.queue, shape.kind, shape.state, shape.priority, shape.due_ms, shape.keep_s,
+                shape.expires_ms, shape.caller, shape.fence, shape.holder, shape.lease_ms, now_ms, started_ms,
             ),
         )  # fmt: skip
-        return db.changes()
+        inserted = db.changes()
+        if inserted == len(self.rows):
+            first_seq = db.last_insert_rowid() - inserted + 1
+            db.execute(_PAYLOADS, (packed, numbers, first_seq, _record_head(shape.lined, shape.keyed)))
+        return inserted
+
+
+def insert_payload(db: Db, seq: int, message: Message) -> None:
+    """Put what a single row carries."""
+    db.execute(_PAYLOAD, (seq, message.headers, message.body))
 
 
 # --- reading
@@ -224,13 +252,13 @@ _FETCH = (
     " cast(group_concat(crc || ifnull(line, x'') || id || headers || body, '') AS BLOB) FROM ({rows})"
 )
 _ROW = (
-    "SELECT seq, attempts, losses, generation, created_ms, expires_ms, kind, keep_s, cancel_ms, line, crc, id, headers,"
-    " body FROM ringpost_message "
+    "SELECT m.seq, attempts, losses, generation, created_ms, expires_ms, kind, keep_s, cancel_ms, line, crc, id,"
+    " headers, body FROM ringpost_message m JOIN ringpost_payload p ON p.seq = m.seq "
 )
 FETCH_READY = _FETCH.format(
-    rows=_ROW + "WHERE queue = ?1 AND state = 4 AND losses < ?2 ORDER BY priority, seq LIMIT ?3"
+    rows=_ROW + "WHERE queue = ?1 AND state = 4 AND losses < ?2 ORDER BY priority, m.seq LIMIT ?3"
 )
-FETCH_SEQS = _FETCH.format(rows=_ROW + "WHERE seq IN (SELECT value FROM carray(?1)) ORDER BY seq")
+FETCH_SEQS = _FETCH.format(rows=_ROW + "WHERE m.seq IN (SELECT value FROM carray(?1)) ORDER BY m.seq")
 _decode_claimable = msgspec.json.Decoder(list[Claimable]).decode
 
 

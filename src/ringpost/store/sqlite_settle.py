@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from ringpost.core.message import Answer, Cause, Delivery, Failure, Kind, Settlement, State
+from ringpost.store import sqlite_end
 from ringpost.store import sqlite_line as line
 from ringpost.store.sqlite_db import Db, first
 from ringpost.store.sqlite_rows import NO_ANSWER, decode_pairs, seqs
@@ -114,6 +115,8 @@ def _settle_way(turn: Turn, way: _Way, rows: list[Settlement]) -> None:
         execute(_RETURN, (way.to, way.cause, charge, msgspec.json.encode(dues).decode(), way.fence))
     if turn.db.changes() != len(rows):
         raise FenceLost
+    if way.removed:
+        sqlite_end.delete(turn, [one.delivery.ref for one in rows])
     if way.to.terminal and not way.removed:
         _leave_lines(turn, rows)
     _count(turn, way, rows)
@@ -126,17 +129,20 @@ def _leave_lines(turn: Turn, rows: list[Settlement]) -> None:
 
 
 def _count(turn: Turn, way: _Way, rows: list[Settlement]) -> None:
-    name, no = "", 0
+    counts: defaultdict[str, int] = defaultdict(int)
+    sizes: defaultdict[str, int] = defaultdict(int)
     for one in rows:
         delivery = one.delivery
-        if delivery.queue != name:
-            name, no = delivery.queue, turn.queues.make(delivery.queue).no
+        counts[delivery.queue] += 1
+        sizes[delivery.queue] += len(delivery.headers) + len(delivery.body)
+    for name, count in counts.items():
+        no = turn.queues.make(name).no
         tally = turn.tally(no)
         if way.removed or way.to.terminal:
-            tally.ends += 1
-            tally.bytes -= len(delivery.headers) + len(delivery.body)
+            tally.ends += count
+            tally.bytes -= sizes[name]
         if not way.removed:
-            tally.count(way.to, 1)
+            tally.count(way.to, count)
             if way.to is State.READY:
                 turn.rang.add(no)
 

@@ -1,4 +1,4 @@
-"""A call as the pipeline takes it, wherever it came from, and the protocol that the lower rooms know the pipeline by."""
+"""A call as the pipeline takes it, wherever it came from, and the protocol by which lower rooms know the pipeline."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -30,6 +30,7 @@ class Call(Struct):
     trace: str = ""
     tracestate: str = ""
     identity: Identity | None = None
+    owned: bool = False  # the task that brings it exists for it alone: the handler may run in it, and end it
 
 
 class Accepted(Struct):

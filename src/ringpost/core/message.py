@@ -80,18 +80,20 @@ class Envelope(Struct, omit_defaults=True, gc=False):
     hops: int = 0
     key: str = ""  # the ordering key as the user gave it, for display
     event_id: str = ""  # of a delivery of an event
+    identity: str = ""  # who asked for it over HTTP, as `authenticate` said
+    claims: dict[str, Any] = {}
     headers: dict[str, str] = {}
 
 
 class Reservation(Struct, frozen=True, gc=False):
-    """Ask that a message is born running, held by this process: it is handled here and now, and re-run after a crash."""
+    """Ask that a message is born running, held by this process: it is handled here and now, and again after a crash."""
 
     holder: int
     lease_s: float
 
 
 class Message(Struct, gc=False):
-    """What a sender hands to a store. With `event` set, `queue` is empty: the store makes one delivery a subscription."""
+    """What a sender hands to a store. With `event` set `queue` is empty: the store makes one delivery a subscription."""
 
     id: bytes  # 16 bytes, uuid7; derived ids are a hash
     queue: str

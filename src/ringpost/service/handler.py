@@ -35,6 +35,7 @@ class Handler(Struct, frozen=True, kw_only=True, eq=False):
     queue: str
     function: Callable[..., Any]
     is_async: bool
+    hints: Mapping[str, Any] | None = None  # its annotations; None: not known when it was declared
     request: Codec[Any]
     reply: Codec[Any]
     raises: tuple[type[Problem], ...] = ()

@@ -1,22 +1,304 @@
-"""The one pipeline: decode → validate → context → middleware → handler → encode → outcome, for calls and messages."""
+"""The one pipeline: decode → validate → context → middleware → handler → encode → outcome, for calls and messages.
 
-from ringpost.core.call import Call
-from ringpost.core.message import Answer, Delivery, Settlement
+Only the two ends differ. A call takes a slot or is refused, runs until its caller's deadline, and commits what it
+staged before the answer goes out; without key and without staging it never touches the store. A message becomes a
+Settlement, which the worker commits together with what was staged.
+"""
+
+import asyncio
+import logging
+from asyncio import CancelledError
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, TypeVar, cast
+
+from ringpost.contract.errors import Cancelled, DeadlineExceeded, InvalidRequest, Reject, UsageError
+from ringpost.contract.problem import Problem
+from ringpost.core.call import Call, Identity
+from ringpost.core.handling import handling
+from ringpost.core.message import Answer, Cause, Delivery, Envelope, Message, Settlement, State
+from ringpost.service import verdict
+from ringpost.service.context import HOPS_MAX, Context, Means, Reason
 from ringpost.service.handler import Handler
+from ringpost.service.inject import Invoke
+from ringpost.service.provide import name_of
+from ringpost.service.reservation import Reservations
 from ringpost.service.slots import Slots
+
+Authenticate = Callable[[Mapping[str, str]], Awaitable[Identity | None]]
+Middleware = Callable[[Context, Callable[[], Awaitable[object]]], Awaitable[object]]
+
+DEPTH_MAX = 8
+SWEEP_S = 0.010
+_BUSY_S = 1.0
+_LOG = logging.getLogger("ringpost.service")
+_NO_CONTENT = Answer(204)
+_T = TypeVar("_T")
+
+
+class Bound:
+    """A handler as this process runs it: everything that can be worked out before the first request is."""
+
+    __slots__ = (
+        "authenticate",
+        "decode",
+        "encode",
+        "failure_queue",
+        "handler",
+        "invoke",
+        "keyed",
+        "max_run_s",
+        "raises",
+        "reply_bytes_max",
+        "silent",
+        "slots",
+    )
+
+    def __init__(
+        self, handler: Handler, slots: Slots, invoke: Invoke, authenticate: Authenticate | None, failure_queue: str
+    ) -> None:
+        self.handler = handler
+        self.slots = slots
+        self.invoke = invoke
+        self.authenticate = authenticate
+        self.failure_queue = failure_queue
+        self.decode = handler.request.decode
+        self.encode = handler.reply.encode
+        self.silent = handler.reply.empty
+        self.raises = handler.raises
+        self.max_run_s = handler.max_run_s
+        self.reply_bytes_max = 0
+        self.keyed = handler.operation is not None and handler.operation._dedup_key is not None
+
+    def answer(self, result: object) -> Answer | None:
+        """Encode what the handler returned; None where nothing comes back. Raises UsageError for a wrong type."""
+        if isinstance(result, Problem):
+            if not isinstance(result, self.raises):
+                raise UsageError(
+                    f"{name_of(self.handler.function)} returned {type(result).__name__}, which isn't in the raises= of "
+                    f"{self.handler.name}."
+                )
+            return verdict.problem_answer(result, self.handler)
+        body = self.encode(result)
+        if self.silent:
+            return None
+        if len(body) > self.reply_bytes_max:
+            raise UsageError(
+                f"The reply of {self.handler.name} is {len(body):,} bytes long; at most {self.reply_bytes_max:,} "
+                "travel. Reply with a reference to it, or raise reply_bytes_max."
+            )
+        return Answer(200, body)
 
 
 class Pipeline:
     """Run handlers. One per Host; it knows which handlings are running and ends them in time."""
 
+    def __init__(self, means: Means) -> None:
+        self._means = means
+        self._loop = means.loop
+        self._time = means.loop.time
+        self._bound: dict[str, Bound] = {}
+        # By Delivery.ref, of calls without one by numbers below zero. The sweep looks at all of them.
+        self._running: dict[int, Context] = {}
+        self._calls = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._reservations = Reservations(means, self._spawn)
+
+    # --- set-up
+
+    def bind(
+        self,
+        handler: Handler,
+        slots: Slots,
+        invoke: Invoke,
+        *,
+        middleware: Sequence[Middleware] = (),
+        authenticate: Authenticate | None = None,
+        failure_queue: str = "",
+    ) -> None:
+        """Make a handler known. `failure_queue`: who hears of its dead messages, if anybody."""
+        for one in reversed(middleware):
+            invoke = _around(one, invoke)
+        bound = Bound(handler, slots, invoke, authenticate, failure_queue)
+        bound.reply_bytes_max = self._means.settings.reply_bytes_max
+        self._bound[handler.queue] = bound
+
     def slots(self, handler: Handler) -> Slots:
         """Give the slots of a handler, shared by calls and messages. `handle_call` takes its own; for a message the
         worker takes one before `handle_message` and gives it back after."""
-        raise NotImplementedError
+        return self._bound[handler.queue].slots
+
+    # --- calls
 
     async def handle_call(self, handler: Handler, call: Call) -> Answer:
-        """Answer a call. Never raises but for cancellation (the caller has gone away)."""
-        raise NotImplementedError
+        """Answer a call. Never raises but for cancellation (the caller has gone away).
+
+        The handler runs in this task if the task is the call's own, else in one made for it: what it does to its task
+        and its context variables must not reach who called.
+        """
+        bound = self._bound[handler.queue]
+        if handler.finish:
+            return await self._until_finished(bound, call)
+        if call.owned:
+            return await self._answer(bound, call)
+        return await self._spawn(self._answer(bound, call))
+
+    async def _until_finished(self, bound: Bound, call: Call) -> Answer:
+        """Run a handler that goes on when its caller goes away, or has waited long enough."""
+        task = self._spawn(self._answer(bound, call))
+        try:
+            return await self._in_time(task, call.deadline_s)
+        except DeadlineExceeded:
+            return verdict.cancelled_answer("deadline", bound.handler)
+
+    async def _answer(self, bound: Bound, call: Call) -> Answer:
+        name = bound.handler.name
+        if call.deadline_s <= self._time():
+            return verdict.refusal(verdict.TOO_LATE, "The time was over before the handler began.", name)
+        if call.depth and (call.depth > DEPTH_MAX or name in call.path):
+            path = " → ".join((*call.path, name))
+            return verdict.refusal(verdict.LOOP, f"Calls went {path}: at most {DEPTH_MAX} deep, none twice.", name)
+        slots = bound.slots
+        if not slots.take():
+            detail = f"All {slots.total} slots of {name} are taken in this process."
+            return verdict.refusal(verdict.OVERLOADED, detail, name, retry_after_s=_BUSY_S)
+        try:
+            if bound.authenticate is not None and call.identity is None:
+                refused = await self._identify(bound, call)
+                if refused is not None:
+                    return refused
+            try:
+                request = bound.decode(call.body)
+                key = call.idempotency_key
+                if key is None and bound.keyed:
+                    key = self._declared_key(bound, request)
+            except InvalidRequest as error:
+                return verdict.invalid(error, name)
+            if key is not None:
+                return await self._keyed(bound, call, request, key)
+            return await self._plain(bound, call, request)
+        finally:
+            slots.give()
+
+    async def _plain(self, bound: Bound, call: Call, request: object) -> Answer:
+        """Run a call that no store knows of."""
+        ctx = self._context(bound, call, None)
+        self._calls -= 1
+        answer, error = await self._run(bound, ctx, request, self._calls)
+        staged = ctx._end()
+        if error is not None:
+            return self._failed_call(bound, ctx, error)
+        if staged:
+            return await self._committed(bound, call, self._put(staged), answer)
+        return _NO_CONTENT if answer is None else answer
+
+    async def _keyed(self, bound: Bound, call: Call, request: object, key: str) -> Answer:
+        """Run a call under a key: the reservation first, the answer with the effect in one commit after."""
+        delivery = await self._reservations.make(bound.handler, call, key)
+        if isinstance(delivery, Answer):
+            return delivery
+        ctx = self._context(bound, call, delivery)
+        try:
+            answer, error = await self._run(bound, ctx, request, delivery.ref)
+        except BaseException:
+            self._reservations.remove(delivery)
+            raise
+        staged = ctx._end()
+        if error is None:
+            failed = answer is not None and answer.status >= 400
+        elif isinstance(error, bound.raises) and isinstance(error, Problem):
+            answer, staged, failed = self._failed_call(bound, ctx, error), (), True
+        else:
+            self._reservations.remove(delivery)
+            return self._failed_call(bound, ctx, error)
+        settlement = Settlement(
+            delivery,
+            State.FAILED if failed else State.SUCCEEDED,
+            answer,
+            staged,
+            cause=Cause.PROBLEM if failed else Cause.NONE,
+        )
+        return await self._committed(bound, call, self._reservations.settle(settlement), answer)
+
+    def _context(self, bound: Bound, call: Call, delivery: Delivery | None) -> Context:
+        ends_s = self._time() + bound.max_run_s
+        if not bound.handler.finish and call.deadline_s < ends_s:
+            ends_s = call.deadline_s
+        task = cast("asyncio.Task[Any]", asyncio.current_task())
+        return Context(self._means, bound.handler, call, delivery, task, ends_s)
+
+    def _failed_call(self, bound: Bound, ctx: Context, error: BaseException) -> Answer:
+        """Answer a call whose handler raised."""
+        reason = ctx.cancelled
+        if reason is not None and isinstance(error, CancelledError | Cancelled):
+            return verdict.cancelled_answer(reason, bound.handler)
+        if isinstance(error, Problem) and isinstance(error, bound.raises):
+            try:
+                return verdict.problem_answer(error, bound.handler)
+            except InvalidRequest as unfit:
+                error = unfit
+        answer = verdict.failed_answer(error, bound.handler)
+        if answer.status == verdict.HANDLER_ERROR.status:
+            _LOG.error("the handler of %s failed in a call", bound.handler.name, exc_info=error)
+        return answer
+
+    async def _put(self, staged: Sequence[Message]) -> str:
+        """Commit what a call staged; gives why not, if not."""
+        assert self._means.store is not None
+        puts = await self._means.store.put(staged)
+        return next((put.refused for put in puts if put.refused), "")
+
+    async def _committed(
+        self, bound: Bound, call: Call, commit: Coroutine[Any, Any, str], answer: Answer | None
+    ) -> Answer:
+        """Wait for the commit and give the answer. Once it is queued it can't be taken back: a caller whose time is
+        over meanwhile learns that it may have been done."""
+        name = bound.handler.name
+        try:
+            refused = await self._in_time(self._spawn(commit), call.deadline_s)
+        except DeadlineExceeded:
+            detail = "The time was over while the outcome was being committed."
+            return verdict.refusal(verdict.TOO_LATE, detail, name, processed=True)
+        except Exception as error:  # noqa: BLE001 (a border: whatever a store raises, the caller gets an answer)
+            _LOG.error("what %s did could not be committed", name, exc_info=error)
+            refused = "failed"
+        if refused:
+            detail = f"What the handler did could not be committed ({refused})."
+            return verdict.refusal(verdict.UNAVAILABLE, detail, name, retry_after_s=_BUSY_S, processed=True)
+        return _NO_CONTENT if answer is None else answer
+
+    # --- who asks
+
+    async def _identify(self, bound: Bound, call: Call) -> Answer | None:
+        """Ask the service who calls; an answer where it refuses."""
+        assert bound.authenticate is not None
+        try:
+            call.identity = await bound.authenticate(call.headers)
+        except Problem as problem:
+            return verdict.problem_answer(problem, bound.handler)
+        except Exception as error:  # noqa: BLE001 (a border: the user's hook)
+            _LOG.error("authenticate of the service %s failed", bound.handler.service, exc_info=error)
+            return verdict.failed_answer(error, bound.handler)
+        return None
+
+    def _declared_key(self, bound: Bound, request: object) -> str | None:
+        operation = bound.handler.operation
+        return None if operation is None else operation.dedup_key(request)
+
+    async def admit(self, handler: Handler, call: Call) -> tuple[Any, str | None] | Answer:
+        """Check a request that is to become a message: gives it decoded, with its idempotency key, or a refusal."""
+        bound = self._bound[handler.queue]
+        if bound.authenticate is not None and call.identity is None:
+            refused = await self._identify(bound, call)
+            if refused is not None:
+                return refused
+        try:
+            request = bound.decode(call.body)
+            return request, call.idempotency_key or self._declared_key(bound, request)
+        except InvalidRequest as error:
+            return verdict.invalid(error, handler.name)
+
+    # --- messages
 
     async def handle_message(self, handler: Handler, delivery: Delivery, *, charge: bool = True) -> Settlement:
         """Handle a message in the current task, which may be used for the next one after it. Never raises but for a
@@ -25,9 +307,154 @@ class Pipeline:
         `charge=False` (the intake breaker is open): a failure is tried again without counting the attempt. What the
         settlement stages includes the letters to reply_to and on_failure.
         """
-        raise NotImplementedError
+        bound = self._bound[handler.queue]
+        task = cast("asyncio.Task[Any]", asyncio.current_task())
+        ctx = Context(self._means, handler, None, delivery, task, self._time() + bound.max_run_s)
+        try:
+            request = bound.decode(delivery.body)
+        except InvalidRequest as error:
+            return self._dead(bound, delivery, Cause.UNDECODABLE, error)
+        if b'"hops"' in delivery.headers and ctx._envelope.hops >= HOPS_MAX:
+            return self._dead(bound, delivery, Cause.TOO_FAR, _too_far(ctx._envelope))
+        answer, error = await self._run(bound, ctx, request, delivery.ref)
+        staged = ctx._end()
+        if error is not None:
+            return self._failed_message(bound, ctx, delivery, error, charge)
+        if answer is not None and answer.status >= 400:
+            return verdict.ended(delivery, State.FAILED, answer, staged, cause=Cause.PROBLEM)
+        if b'"reply_to"' in delivery.headers:
+            return verdict.ended(delivery, State.SUCCEEDED, answer, staged)
+        return Settlement(delivery, State.SUCCEEDED, answer, staged)
+
+    def _failed_message(
+        self, bound: Bound, ctx: Context, delivery: Delivery, error: BaseException, charge: bool
+    ) -> Settlement:
+        """Settle a message whose handler raised."""
+        reason = ctx._reason
+        if reason is not None and isinstance(error, CancelledError | Cancelled):
+            if reason == "user":
+                return verdict.ended(delivery, State.CANCELLED, None, (), cause=Cause.CANCELLED)
+            if reason != "max_run":
+                return Settlement(delivery, State.READY, charge=False)
+            over = TimeoutError(f"the handler was still running after max_run, {bound.max_run_s:g} s")
+            return self._retried(bound, delivery, over.with_traceback(error.__traceback__), charge)
+        if isinstance(error, Problem) and isinstance(error, bound.raises):
+            try:
+                answer = verdict.problem_answer(error, bound.handler)
+                return verdict.ended(delivery, State.FAILED, answer, (), cause=Cause.PROBLEM)
+            except InvalidRequest as unfit:
+                return self._retried(bound, delivery, unfit, charge)
+        if isinstance(error, Reject):
+            return self._dead(bound, delivery, Cause.REJECTED, error)
+        return self._retried(bound, delivery, error, charge)
+
+    def _retried(self, bound: Bound, delivery: Delivery, error: BaseException, charge: bool) -> Settlement:
+        settlement = verdict.again(bound.handler, delivery, error, charge=charge, failure_queue=bound.failure_queue)
+        if settlement.to is State.DEAD:
+            _LOG.error("%s is dead after %d attempts", _named(delivery), delivery.attempt, exc_info=error)
+        elif settlement.failure is not None:
+            again = f"attempt {delivery.attempt} failed, the next in {settlement.delay_s:.1f} s"
+            _LOG.warning("%s: %s", _named(delivery), again, exc_info=error)
+        return settlement
+
+    def _dead(self, bound: Bound, delivery: Delivery, cause: Cause, error: BaseException) -> Settlement:
+        _LOG.error("%s is dead (%s): %s", _named(delivery), cause.word, error)
+        return verdict.dead(delivery, cause, error, bound.failure_queue)
+
+    # --- running and ending
+
+    async def _run(
+        self, bound: Bound, ctx: Context, request: object, number: int
+    ) -> tuple[Answer | None, BaseException | None]:
+        """Run the handler; gives what it answers (None: nothing comes back), or what it raised."""
+        token = handling.set(ctx)
+        self._running[number] = ctx
+        if self._timer is None:
+            self._timer = self._loop.call_later(SWEEP_S, self._sweep)
+        try:
+            result = await bound.invoke(ctx, request)
+            if result is None and bound.silent:
+                return None, None
+            return bound.answer(result), None
+        except CancelledError as error:
+            task = ctx._task
+            if task.cancelling() > ctx._asked:
+                raise  # somebody else wants this task ended: the caller has gone away, or the loop closes
+            return None, error
+        except Exception as error:  # noqa: BLE001 (the border around handlers: all that they raise is an outcome)
+            return None, error
+        finally:
+            del self._running[number]
+            handling.reset(token)
+            if ctx._asked:
+                ctx._task.uncancel()
 
     def cancel(self, ref: int, reason: str) -> bool:
         """End a running message (by `Delivery.ref`) for the reason (`user`, `lease_lost`, `shutdown`): its context
         shows it, an async handler is cancelled at its next await. False: no such message is running here."""
-        raise NotImplementedError
+        ctx = self._running.get(ref)
+        if ctx is None:
+            return False
+        ctx._cancel(cast(Reason, reason))
+        return True
+
+    def cancel_calls(self) -> None:
+        """End the calls that are running, as the process stops."""
+        for ctx in list(self._running.values()):
+            if ctx._request is not None:
+                ctx._cancel("shutdown")
+
+    @property
+    def running(self) -> int:
+        """How many handlings are under way."""
+        return len(self._running)
+
+    async def close(self, timeout_s: float) -> None:
+        """Wait for calls and commits under way, then end them."""
+        if self._tasks:
+            _, left = await asyncio.wait(self._tasks, timeout=timeout_s)
+            for task in left:
+                task.cancel()
+            if left:
+                await asyncio.wait(left, timeout=timeout_s)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _sweep(self) -> None:
+        """End what has run for too long. One timer serves all; it stops when nothing runs."""
+        now_s = self._time()
+        for ctx in self._running.values():
+            if ctx._ends_s <= now_s and not ctx._asked:
+                by_caller = ctx._request is not None and not ctx._handler.finish
+                ctx._cancel("deadline" if by_caller else "max_run")
+        self._timer = self._loop.call_later(SWEEP_S, self._sweep) if self._running else None
+
+    def _spawn(self, work: Coroutine[Any, Any, _T]) -> "asyncio.Task[_T]":
+        """Run something beside the current task, and keep it alive."""
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _in_time(self, task: "asyncio.Task[_T]", deadline_s: float) -> _T:
+        """Wait for a task that goes on whatever becomes of this one. Raises DeadlineExceeded."""
+        await asyncio.wait((task,), timeout=max(deadline_s - self._time(), 0.0))
+        if not task.done():
+            raise DeadlineExceeded("The time was over.", processed="maybe")
+        return task.result()
+
+
+def _around(middleware: Middleware, inner: Invoke) -> Invoke:
+    def invoke(ctx: Any, request: Any) -> Awaitable[object]:
+        return middleware(ctx, lambda: inner(ctx, request))
+
+    return invoke
+
+
+def _too_far(envelope: Envelope) -> Exception:
+    return UsageError(f"the message stems from {envelope.hops} others, one sent by the other: they go in a circle")
+
+
+def _named(delivery: Delivery) -> str:
+    return f"message {delivery.id.hex()} of {delivery.queue}"

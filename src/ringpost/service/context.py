@@ -1,0 +1,361 @@
+"""The Context of a handler: who asked, how long there is, and the verbs, staged until the handler succeeds."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from types import CoroutineType
+from typing import Any, Literal, cast, final
+
+from msgspec import Struct
+from msgspec.json import Decoder
+from typing_extensions import Unpack
+
+from ringpost.client.posting import Origin, new_id
+from ringpost.client.router import Router
+from ringpost.client.store_sender import StoreSender
+from ringpost.client.ticket import Receipt
+from ringpost.client.verbs import Caller, Sender
+from ringpost.contract.errors import Cancelled, RingpostError, TransportError, UsageError
+from ringpost.contract.operation import Event, Operation
+from ringpost.contract.outcome import Outcome
+from ringpost.contract.vocabulary import CallOptions, Fits, Options, Reply, Request, Seconds, SendOptions, T
+from ringpost.core import ids
+from ringpost.core.call import Call, Identity
+from ringpost.core.message import Delivery, Envelope, Message, Progress
+from ringpost.service.handler import Handler
+from ringpost.service.schedule import wall_ms
+from ringpost.service.staging import Now, Staging, over, staged
+from ringpost.settings import Settings
+from ringpost.store.port import Report, Store
+
+Reason = Literal["user", "deadline", "caller_gone", "max_run", "lease_lost", "shutdown"]
+
+HOPS_MAX = 100
+_LOG = logging.getLogger("ringpost.handler")
+_PROGRESS_S = 1.0
+_NO_HEADERS: dict[str, str] = {}
+_EMPTY = Envelope()
+_PLAIN = b"{}"
+_decode_envelope = Decoder(Envelope).decode
+
+
+class Means(Struct, frozen=True, gc=False):
+    """What the contexts of one process work with."""
+
+    settings: Settings
+    store: Store | None
+    router: Router
+    loop: asyncio.AbstractEventLoop
+
+
+@final
+class Context(Caller):
+    """What a handler knows and may do; take it as a parameter, `ctx: Context`.
+
+    What it sends and publishes is staged when the verb is called (a forgotten await loses nothing) and leaves when the
+    handler succeeds; if it fails, nothing leaves. Calls go out at once. It must not be used once the handler is done.
+    """
+
+    __slots__ = (
+        "_asked",
+        "_delivery",
+        "_ended",
+        "_ends_s",
+        "_envelope",
+        "_handler",
+        "_means",
+        "_message_id",
+        "_origin",
+        "_reason",
+        "_reported_s",
+        "_request",
+        "_staging",
+        "_task",
+        "attempt",
+    )
+
+    _envelope: Envelope
+    _message_id: bytes
+    _origin: Origin
+    _reported_s: float
+
+    def __init__(
+        self,
+        means: Means,
+        handler: Handler,
+        request: Call | None,
+        delivery: Delivery | None,
+        task: "asyncio.Task[Any]",
+        ends_s: float,
+    ) -> None:
+        self._means = means
+        self._handler = handler
+        self._request = request
+        self._delivery = delivery
+        self._task = task
+        self._ends_s = ends_s
+        self._staging: Staging | None = None
+        self._ended = False
+        self._asked = False  # the task was cancelled by us
+        self._reason: Reason | None = None
+        self.attempt: int = 1 if delivery is None else delivery.attempt
+
+    # What is seldom asked for is worked out when it is, and kept: slots that are still empty come here.
+    def __getattr__(self, name: str) -> Any:
+        match name:
+            case "_envelope":
+                headers = _PLAIN if self._delivery is None else self._delivery.headers
+                value: Any = _EMPTY if headers == _PLAIN else _decode_envelope(headers)
+            case "_message_id":
+                value = new_id() if self._delivery is None else self._delivery.id
+            case "_origin":
+                value = self._made_origin()
+            case "_reported_s":
+                value = 0.0
+            case _:
+                raise AttributeError(f"A Context has no {name!r}.")
+        object.__setattr__(self, name, value)
+        return value
+
+    # --- who and what
+
+    @property
+    def message_id(self) -> str:
+        """The id of the message, the same at every attempt; of a call without key one of its own."""
+        return ids.text(self._message_id)
+
+    @property
+    def identity(self) -> Identity | None:
+        """Who asked, as `authenticate` said; None for anybody."""
+        if self._request is not None:
+            return self._request.identity
+        envelope = self._envelope
+        return Identity(envelope.identity, envelope.claims) if envelope.identity else None
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What the sender gave as `headers=`, or the headers of the request. Names are lower case."""
+        if self._request is not None:
+            return self._request.headers
+        return self._envelope.headers
+
+    @property
+    def fence(self) -> int | None:
+        """A number that rises with every claim in the store: give it to what must not obey an outdated worker. None in
+        a call without key, which no store knows of."""
+        return None if self._delivery is None else self._delivery.fence
+
+    @property
+    def dry_run(self) -> bool:
+        """Whether this is only to show what would happen."""
+        return False
+
+    @property
+    def log(self) -> "logging.LoggerAdapter[logging.Logger]":
+        """A logger whose records carry operation, message_id and attempt."""
+        return logging.LoggerAdapter(
+            _LOG.getChild(self._handler.queue),
+            {"operation": self._handler.name, "message_id": self.message_id, "attempt": self.attempt},
+        )
+
+    # --- how long
+
+    @property
+    def deadline(self) -> datetime:
+        """Until when an answer is of use, in UTC: the caller's deadline, or the end of `max_run`."""
+        return datetime.now(UTC) + timedelta(seconds=self._until_s() - self._means.loop.time())
+
+    @property
+    def remaining(self) -> float:
+        """Seconds until the deadline, at least 0: the timeout to hand to any library."""
+        return max(self._until_s() - self._means.loop.time(), 0.0)
+
+    @property
+    def cancelled(self) -> Reason | None:
+        """Why this is to end, once it is; an async handler sees CancelledError at its next await as well."""
+        if self._reason is None and self._request is not None and self._task.cancelling():
+            return "caller_gone"
+        return self._reason
+
+    async def progress(self, fraction: float | None, note: str = "", /) -> None:
+        """Show how far it is, 0 to 1 or None, and a word; kept at most once a second, and not durably.
+
+        Raises Cancelled once somebody asked to cancel. In a call there is nobody to show it to.
+        """
+        if fraction is not None and not 0 <= fraction <= 1:
+            raise UsageError(f"progress takes a fraction of 0 to 1, or None, not {fraction!r}.")
+        self._check_cancelled()
+        delivery, store = self._delivery, self._means.store
+        if delivery is None or store is None or self._request is not None:
+            return
+        now_s = self._means.loop.time()
+        if now_s - self._reported_s < _PROGRESS_S and fraction != 1:
+            return
+        self._reported_s = now_s
+        try:
+            (changed,) = await store.change([Report(delivery, Progress(fraction, note, wall_ms()))])
+        except RingpostError:
+            _LOG.debug("the progress of %s could not be kept", self.message_id, exc_info=True)
+            return
+        if changed.result == "requested":
+            self._reason = self._reason or "user"
+        elif changed.result in ("conflict", "unknown"):
+            self._reason = self._reason or "lease_lost"
+        self._check_cancelled()
+
+    async def checkpoint(self) -> None:
+        """Let others run, and raise Cancelled once it was asked for."""
+        self._check_cancelled()
+        await asyncio.sleep(0)
+        self._check_cancelled()
+
+    # --- verbs
+
+    async def call(
+        self, operation: Operation[Request, Reply], request: Fits[Request], /, **options: Unpack[CallOptions]
+    ) -> Reply:
+        if self._ended:
+            raise over()
+        return await self._means.router.call(operation, request, options, self._parent())
+
+    async def call_or_send(
+        self,
+        operation: Operation[Request, Reply],
+        request: Fits[Request],
+        /,
+        *,
+        wait: Seconds | None = None,
+        **options: Unpack[Options],
+    ) -> Reply | Receipt:
+        """Ask, and wait at most `wait` seconds for the reply. Where nobody took the request, it is staged as a message.
+
+        Where somebody may have taken it, DeadlineExceeded or Unavailable is raised as from `call`.
+        """
+        asked = cast(CallOptions, options.copy())
+        if wait is not None:
+            asked["timeout"] = wait
+        try:
+            return await self.call(operation, request, **asked)
+        except TransportError as error:
+            if error.processed != "no" or self._means.store is None:
+                raise
+        return await self.send(operation, request, **cast(SendOptions, options))
+
+    def send(
+        self,
+        operation: Operation[Request, Reply],
+        request: Fits[Request],
+        /,
+        *,
+        reply_to: Operation[Outcome[Request, Reply]] | str | None = None,
+        **options: Unpack[SendOptions],
+    ) -> "CoroutineType[Any, Any, Receipt]":
+        """Stage a message: it leaves when the handler succeeds. `delay` and `ttl` count from then.
+
+        Raises UsageError and InvalidRequest at once. At most 1,000 messages and 16 MiB a handling.
+        """
+        return staged((self._staging or self._stage()).send(operation, request, options, reply_to))
+
+    def send_all(
+        self, operation: Operation[Request, Reply], requests: Iterable[Fits[Request]], /, **options: Unpack[SendOptions]
+    ) -> "CoroutineType[Any, Any, Sequence[Receipt]]":
+        """Stage many messages, or none where one doesn't fit; a receipt each, in their order."""
+        receipts: Sequence[Receipt] = (self._staging or self._stage()).send_all(operation, requests, options)
+        return staged(receipts)
+
+    def publish(
+        self, event: Event[T], data: Fits[T], /, **options: Unpack[SendOptions]
+    ) -> "CoroutineType[Any, Any, Receipt]":
+        """Stage an event: it is published when the handler succeeds."""
+        return staged((self._staging or self._stage()).publish(event, data, options))
+
+    @property
+    def now(self) -> Sender:
+        """The verbs that commit at once, whatever becomes of the handler; they need an idempotency key."""
+        if self._ended:
+            raise over()
+        means = self._means
+        seed, seed_ms = self._seed()
+        return Now(StoreSender(self._store()), means.settings, self._origin, seed, seed_ms)
+
+    # --- for the pipeline
+
+    def _cancel(self, reason: Reason) -> None:
+        """Show the reason and cancel the task; once only, as cancelling again would disturb the handler's clean-up."""
+        self._reason = self._reason or reason
+        if not self._asked:
+            self._asked = True
+            self._task.cancel()
+
+    def _end(self) -> list[Message] | tuple[()]:
+        """Give what was staged; the verbs are of no use from now on."""
+        self._ended = True
+        staging, self._staging = self._staging, None
+        return () if staging is None else staging.messages
+
+    # --- inside
+
+    def _until_s(self) -> float:
+        return self._ends_s if self._request is None else self._request.deadline_s
+
+    def _check_cancelled(self) -> None:
+        if self.cancelled is not None:
+            raise Cancelled(self.cancelled)
+
+    def _store(self) -> Store:
+        store = self._means.store
+        if store is None:
+            raise UsageError(
+                f"{self._handler.name} sends, and this process has no store to keep messages in. Set `store` in "
+                "ringpost.toml or RINGPOST_STORE, as in sqlite:///ringpost.db."
+            )
+        return store
+
+    def _stage(self) -> Staging:
+        if self._ended:
+            raise over()
+        self._store()
+        self._staging = Staging(self._means.settings, self._origin, *self._seed())
+        return self._staging
+
+    def _seed(self) -> tuple[bytes, int]:
+        delivery = self._delivery
+        if delivery is None:
+            return self._message_id, ids.created_ms(self._message_id)
+        return delivery.id, delivery.created_ms
+
+    def _parent(self) -> Call:
+        """Give the call that this handling is, to calls made in it. A message begins a path of its own."""
+        request = self._request
+        if request is None:
+            request = Call(self._handler.name, b"", self._ends_s)
+            request.trace, request.tracestate = self._origin.trace, self._origin.tracestate
+        elif not request.trace:
+            request.trace = self._origin.trace
+        return request
+
+    def _made_origin(self) -> Origin:
+        envelope, request = self._envelope, self._request
+        if request is None:
+            trace, tracestate, hops = envelope.trace, envelope.tracestate, envelope.hops + 1
+        else:
+            trace, tracestate, hops = request.trace, request.tracestate, 0
+        message_id = self.message_id
+        return Origin(
+            sender=self._handler.service,
+            causation_id=message_id,
+            correlation_id=envelope.correlation_id or message_id,
+            trace=_child_of(trace),
+            tracestate=tracestate,
+            hops=hops,
+        )
+
+
+def _child_of(trace: str) -> str:
+    """Give the traceparent for what leaves here: the same trace, a span of its own."""
+    span = f"{random.getrandbits(64) or 1:016x}"
+    if len(trace) == 55 and trace.startswith("00-"):
+        return f"{trace[:36]}{span}{trace[52:]}"
+    return f"00-{random.getrandbits(128) or 1:032x}-{span}-01"

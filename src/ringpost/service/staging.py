@@ -1,0 +1,197 @@
+"""What a handler sends: staged when the verb is called, committed with its outcome, or at once through `ctx.now`."""
+
+from collections.abc import Coroutine, Generator, Iterable, Sequence
+from types import CoroutineType
+from typing import Any, Generic, Never, TypeVar, cast
+
+from typing_extensions import Unpack
+
+from ringpost.client.posting import Origin, event_of, message_of, messages_of
+from ringpost.client.store_sender import StoreSender
+from ringpost.client.ticket import Receipt
+from ringpost.client.verbs import Sender
+from ringpost.contract.errors import StateError, UsageError
+from ringpost.contract.operation import Event, Operation
+from ringpost.contract.outcome import Outcome
+from ringpost.contract.vocabulary import Fits, Reply, Request, SendOptions, T
+from ringpost.core import ids
+from ringpost.core.message import Message
+from ringpost.settings import Settings
+
+VERBS_MAX = 1000
+STAGED_BYTES_MAX = 16 << 20
+
+_R = TypeVar("_R")
+
+
+class Staged(Coroutine[Any, Any, _R], Generic[_R]):
+    """What a staging verb gives: the receipt is there at once, awaiting it only hands it over. Nothing warns where the
+    await was forgotten, as nothing is lost."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: _R) -> None:
+        self._value = value
+
+    def __await__(self) -> Generator[Any, Any, _R]:
+        return cast(Generator[Any, Any, _R], self)
+
+    def __iter__(self) -> "Staged[_R]":
+        return self
+
+    def __next__(self) -> Never:
+        raise StopIteration(self._value)
+
+    def send(self, value: Any, /) -> Never:
+        raise StopIteration(self._value)
+
+    def throw(self, typ: Any, val: Any = None, tb: Any = None, /) -> Never:
+        raise typ if val is None else val
+
+    def close(self) -> None:
+        pass
+
+
+class StagedReceipt(Receipt):
+    """The receipt of something staged: it leaves when the handler succeeds, so there is nothing to wait for yet."""
+
+    __slots__ = ()
+
+    def __init__(self, id: bytes) -> None:
+        super().__init__(ids.text(id), level="staged")
+
+    def __getattr__(self, name: str) -> Never:
+        if name in ("result", "status", "updates", "cancel"):
+            raise UsageError(
+                f"{name} of a staged message: it leaves when this handler succeeds, so waiting for it here would never "
+                "end. Use ctx.call for an answer now, ctx.now.send to send at once, or reply_to for the outcome."
+            )
+        raise AttributeError(name)
+
+
+class Staging:
+    """The messages of one handling, in the order of the verbs, with ids that a repetition of the handling gives again.
+
+    `seed` and `seed_ms` are the id and the age of what is handled: staged ids begin with the time, as uuid7 do, since
+    scattered ids would cost the store many times as much.
+    """
+
+    __slots__ = ("_bytes", "_seed", "_seed_ms", "_settings", "messages", "origin")
+
+    def __init__(self, settings: Settings, origin: Origin, seed: bytes, seed_ms: int) -> None:
+        self._settings = settings
+        self._seed = seed
+        self._seed_ms = seed_ms
+        self._bytes = 0
+        self.origin = origin
+        self.messages: list[Message] = []
+
+    def send(self, operation: Operation[Any, Any], request: object, options: SendOptions, reply_to: object) -> Receipt:
+        """Stage one message."""
+        id = self._next_id(0)
+        message = message_of(
+            operation, request, options, settings=self._settings, origin=self.origin, reply_to=reply_to, id=id
+        )
+        self._add((message,))
+        return StagedReceipt(id)
+
+    def send_all(
+        self, operation: Operation[Any, Any], requests: Iterable[object], options: SendOptions
+    ) -> list[Receipt]:
+        """Stage many messages, or none where one of them doesn't fit."""
+        messages = messages_of(operation, requests, options, settings=self._settings, origin=self.origin)
+        for index, message in enumerate(messages):
+            message.id = self._next_id(index)
+        self._add(messages)
+        return [StagedReceipt(message.id) for message in messages]
+
+    def publish(self, event: Event[Any], data: object, options: SendOptions) -> Receipt:
+        """Stage an event."""
+        # Under a key the same event is known by its key, whoever publishes it.
+        id = None if "idempotency_key" in options else self._next_id(0)
+        message = event_of(event, data, options, settings=self._settings, origin=self.origin, id=id)
+        self._add((message,))
+        return StagedReceipt(message.id)
+
+    def _next_id(self, ahead: int) -> bytes:
+        return derived_id(self._seed, self._seed_ms, str(len(self.messages) + ahead))
+
+    def _add(self, messages: Sequence[Message]) -> None:
+        size = sum([len(message.body) for message in messages])
+        if len(self.messages) + len(messages) > VERBS_MAX or self._bytes + size > STAGED_BYTES_MAX:
+            raise UsageError(
+                f"One handling stages at most {VERBS_MAX:,} messages and {STAGED_BYTES_MAX >> 20} MiB. Let one message "
+                "do a part and send the next, or use ctx.now."
+            )
+        self._bytes += size
+        self.messages.extend(messages)
+
+
+def derived_id(seed: bytes, seed_ms: int, what: str) -> bytes:
+    """Make an id that is always the same for the same seed, and tells a time."""
+    if ids.is_uuid7(seed):
+        return ids.derived(seed, what)
+    return ids.uuid7(seed_ms, int.from_bytes(ids.hash128(seed, what), "big"))
+
+
+class Now(Sender):
+    """`ctx.now`: commits at once, whatever becomes of the handler. A repetition of the handling must not send again, so
+    it needs an idempotency key, given or declared at the operation; the id is made of it."""
+
+    def __init__(self, sender: StoreSender, settings: Settings, origin: Origin, seed: bytes, seed_ms: int) -> None:
+        self._sender = sender
+        self._settings = settings
+        self._origin = origin
+        self._seed = seed
+        self._seed_ms = seed_ms
+
+    async def send(
+        self,
+        operation: Operation[Request, Reply],
+        request: Fits[Request],
+        /,
+        *,
+        reply_to: Operation[Outcome[Request, Reply]] | str | None = None,
+        **options: Unpack[SendOptions],
+    ) -> Receipt:
+        message = message_of(
+            operation, request, options, settings=self._settings, origin=self._origin, reply_to=reply_to
+        )
+        return await self._sender.put(self._keyed(message, "send"))
+
+    async def send_all(
+        self, operation: Operation[Request, Reply], requests: Iterable[Fits[Request]], /, **options: Unpack[SendOptions]
+    ) -> Sequence[Receipt]:
+        messages = messages_of(operation, requests, options, settings=self._settings, origin=self._origin)
+        return await self._sender.put_all([self._keyed(message, "send_all") for message in messages])
+
+    async def publish(self, event: Event[T], data: Fits[T], /, **options: Unpack[SendOptions]) -> Receipt:
+        if "idempotency_key" not in options:
+            raise UsageError(_KEYLESS.format(verb="publish"))
+        message = event_of(event, data, options, settings=self._settings, origin=self._origin)
+        return await self._sender.put(message)
+
+    def _keyed(self, message: Message, verb: str) -> Message:
+        if message.dedup is None:
+            raise UsageError(_KEYLESS.format(verb=verb))
+        message.id = derived_id(self._seed, self._seed_ms, message.dedup.hex())
+        return message
+
+
+_KEYLESS = (
+    "ctx.now.{verb} needs an idempotency_key: it commits at once, and when the handler runs again the key is what "
+    "keeps it from happening twice."
+)
+
+
+def staged(value: _R) -> "CoroutineType[Any, Any, _R]":
+    """Give a value as what an `async def` gives, as type checkers have it."""
+    return cast("CoroutineType[Any, Any, _R]", Staged(value))
+
+
+def over() -> StateError:
+    """Say that the handling has ended, as a task that outlives its handler finds out."""
+    return StateError(
+        "This handling is over: what it staged has been committed or discarded. Await what a handler starts before it "
+        "returns, or use a Client elsewhere."
+    )

@@ -112,7 +112,7 @@ async def test_without_a_thread_it_renews_on_the_loop() -> None:
     heart.start(thread=False)
     assert threading.active_count() == before
     async with asyncio.timeout(5):
-        while len(store.asked) < 2:
+        while len(store.asked) < 2:  # noqa: ASYNC110 (no event tells)
             await asyncio.sleep(0.01)
     heart.stop()
 

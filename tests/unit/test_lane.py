@@ -14,10 +14,10 @@ def lane(total: int = 8) -> Lane:
     return Lane(handler, Slots(total))
 
 
-def claim(lane: Lane, got: int, *, listening: bool = True, now_s: float = 1.0) -> None:
+def claim(lane: Lane, got: int, *, now_s: float = 1.0) -> None:
     asked = lane.room()
-    wakes = lane.reserve(asked, now_s)
-    lane.returned(asked, got, wakes, listening=listening, now_s=now_s)
+    lane.reserve(asked, now_s)
+    lane.returned(asked, got, now_s)
 
 
 @pytest.mark.parametrize(("total", "room"), [(1, 1), (2, 1), (3, 2), (128, 64), (200, 100)])
@@ -29,7 +29,7 @@ def test_reserved_slots_are_taken_and_given_back() -> None:
     one = lane()
     one.reserve(4, 1.0)
     assert one.slots.used == 4
-    one.returned(4, 1, 0, listening=True, now_s=1.0)
+    one.returned(4, 1, 1.0)
     assert one.slots.used == 1
     assert one.asked == 0
 
@@ -41,23 +41,17 @@ def test_it_stays_hungry_after_a_full_claim() -> None:
     assert one.full
 
 
-def test_it_is_quiet_after_a_claim_that_left_nothing_while_it_listened() -> None:
+def test_it_is_quiet_after_a_claim_that_left_nothing() -> None:
     one = lane()
     claim(one, 3)
     assert not one.hungry
 
 
-def test_it_asks_again_if_a_put_may_have_been_missed() -> None:
-    one = lane()
-    claim(one, 3, listening=False)
-    assert one.hungry
-
-
 def test_it_asks_again_if_it_was_woken_while_the_claim_was_made() -> None:
     one = lane()
-    wakes = one.reserve(4, 1.0)
+    one.reserve(4, 1.0)
     one.wake(1.0)
-    one.returned(4, 0, wakes, listening=True, now_s=1.0)
+    one.returned(4, 0, 1.0)
     assert one.hungry
 
 

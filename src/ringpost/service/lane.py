@@ -28,7 +28,8 @@ class Lane:
         "queue",
         "slots",
         "succeeded",
-        "wakes",
+        "warm",
+        "woken",
     )
 
     def __init__(self, handler: Handler, slots: Slots) -> None:
@@ -37,8 +38,9 @@ class Lane:
         self.slots = slots
         self.hungry = True
         self.full = False  # the last claim took all that it asked for: there is probably more
+        self.warm = False  # the last claim gave something
         self.asked = 0  # slots taken for claims under way
-        self.wakes = 0
+        self.woken = False  # since the last claim was made
         self.looked_s = 0.0
         self.claimed_s = 0.0
         self._hushed_until_s = 0.0
@@ -60,20 +62,21 @@ class Lane:
 
     def worth_a_look(self, now_s: float) -> bool:
         """Say whether a turn that is taken anyway should look here too: a busy process is sent no wake-ups."""
-        return self.asked == 0 and now_s - self.looked_s > _STALE_S
+        return self.asked == 0 and (self.warm or now_s - self.looked_s > _STALE_S)
 
-    def reserve(self, count: int, now_s: float) -> int:
-        """Take slots for a claim that is about to be made; gives the count of wake-ups so far, for `returned`."""
+    def reserve(self, count: int, now_s: float) -> None:
+        """Take slots for a claim that is about to be made."""
         self.slots.used += count
         self.asked += count
         self.looked_s = now_s
-        return self.wakes
+        self.woken = False
 
-    def returned(self, asked: int, got: int, wakes: int, *, listening: bool, now_s: float) -> None:
-        """Take note of a claim's result. It is quiet here only if a wake-up would have been heard since."""
+    def returned(self, asked: int, got: int, now_s: float) -> None:
+        """Take note of a claim's result. If it left nothing it is quiet here until a wake-up."""
         self.asked -= asked
         self.slots.give_back(asked - got)
         self.full = got == asked
+        self.warm = got > 0
         if got:
             self.claimed_s = now_s
             self._hush_s = 0.0
@@ -81,8 +84,7 @@ class Lane:
         elif self._woken_s:
             self._empty_handed(now_s)
         self._woken_s = 0.0
-        missed = not listening or wakes != self.wakes
-        self.hungry = self.full or (missed and now_s >= self._hushed_until_s)
+        self.hungry = self.full or self.woken
 
     def hush_s(self, now_s: float) -> float:
         """Say for how long not to listen to this queue's wake-ups."""
@@ -97,7 +99,7 @@ class Lane:
     def wake(self, now_s: float) -> None:
         """Take note that there may be something to claim."""
         self.hungry = True
-        self.wakes += 1
+        self.woken = True
         self._woken_s = now_s
 
     def _empty_handed(self, now_s: float) -> None:

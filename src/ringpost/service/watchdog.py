@@ -1,7 +1,7 @@
 """The watchdog: the commonest bug of queues is no loss but a silent stall, so a worker looks whether it still works.
 
 It judges by the claim's own predicate: something is ready, in a queue that is not paused, slots are free, and nothing
-has been claimed for 30 s. Then the store's connection is rebuilt; after the third time the process gives up.
+has been claimed for 30 s. Then the worker starts afresh; after the third time the process gives up, as a new one helps.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ class Watchdog:
         stall_s: float = STALL_S,
     ) -> None:
         """`claimable` gives the queues that could be claimed from now, each with the instant of its last claim that
-        gave something; `rescue` reopens the store; `give_up` ends the process, with the reason."""
+        gave something; `rescue` starts the worker afresh; `give_up` ends the process, with the reason."""
         self._store = store
         self._claimable = claimable
         self._rescue = rescue
@@ -62,11 +62,11 @@ class Watchdog:
         self._rescues += 1
         self._since_s.clear()
         self._failing_since_s = None
-        _LOG.error("%s; reopening the store (%d of %d)", reason, self._rescues, _RESCUES_MAX)
+        _LOG.error("%s; starting afresh (%d of %d)", reason, self._rescues, _RESCUES_MAX)
         try:
             await self._rescue()
         except Exception:  # noqa: BLE001 (a border: the next look counts it)
-            _LOG.exception("the store could not be reopened")
+            _LOG.exception("the worker could not start afresh")
 
     async def _stall(self) -> str:
         """Say what has stalled for too long, or nothing."""

@@ -35,6 +35,7 @@ _LOG = logging.getLogger("ringpost.worker")
 _TURNS_MAX = 2
 _POLL_S = 5.0
 _TRICKLE_S = 0.1  # while the loop is late, messages still get on: a few claims a second
+_PAUSE_S = 0.001
 _SHED_S = 0.005  # how long a queue without room may still be listened to
 _BACKOFF_S_FIRST = 0.05
 _BACKOFF_S_MAX = 1.0
@@ -67,8 +68,6 @@ class _Turn(Struct, gc=False):
     settlements: list[Settlement]
     suspects: int
     asked_s: float
-    wakes: dict[str, int]
-    heard: frozenset[str]  # queues whose wake-ups can't have been missed since
 
 
 class Worker:
@@ -97,13 +96,14 @@ class Worker:
         self._lanes = {handler.queue: Lane(handler, pipeline.slots(handler)) for handler in handlers}
         self._held_max = 2 * sum(lane.slots.total for lane in self._lanes.values())
         self._held = 0  # claimed or asked for, and not yet settled
-        self._turns: set[asyncio.Task[None]] = set()
+        self._turns: set[asyncio.Task[None] | None] = set()
         self._suspects: set[int] = set()
         self._suspect_asked = False
         self._failures = 0
         self._resting: asyncio.TimerHandle | None = None
-        self._reopening = False
+        self._given_up: set[asyncio.Task[None] | None] = set()
         self._shedding = False
+        self._pausing = False
         self._timers: set[asyncio.TimerHandle] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
@@ -116,7 +116,7 @@ class Worker:
         self._lag = Lag(lambda: self._runners.held > 0, self._kick)
         self._upkeep = Upkeep(store, lease_s, self.look)
         self._scheduler = Scheduler(store, handlers if claiming else ())
-        self._watchdog = Watchdog(store, self._claimable, self._reopen, give_up or _only_log, clock_s=clock_s)
+        self._watchdog = Watchdog(store, self._claimable, self._start_afresh, give_up or _only_log, clock_s=clock_s)
 
     @property
     def holder(self) -> int:
@@ -213,18 +213,12 @@ class Worker:
         settlements = self._runners.take_done()
         if self._suspects:
             self._end_suspects(settlements)
-        lanes = [lane for lane in self._lanes.values() if lane.worth_a_turn()] if self._may_claim(now_s) else []
-        if lanes and not all(lane.full for lane in lanes):
-            self._listen()
-        if settlements and not self._stopping and self._claiming:
-            lanes += [lane for lane in self._lanes.values() if lane.worth_a_look(now_s) and lane not in lanes]
-        want, wakes = self._reserve(lanes, now_s)
+        want = self._reserve(now_s, bool(settlements)) if self._may_claim(now_s) else {}
         if want or settlements:
-            suspects = self._ask_suspects(want)
-            turn = _Turn(want, settlements, suspects, now_s, wakes, self._listener.queues)
+            turn = _Turn(want, settlements, self._ask_suspects(want), now_s)
             self._turns.add(asyncio.get_running_loop().create_task(self._turn(turn), name="ringpost-turn"))
         elif not self._turns:
-            self._listen()
+            self._idle()
 
     def _may_claim(self, now_s: float) -> bool:
         if self._stopping or not self._claiming:
@@ -235,17 +229,17 @@ class Worker:
             self._trickled_s = now_s
         return True
 
-    def _reserve(self, lanes: list[Lane], now_s: float) -> tuple[dict[str, int], dict[str, int]]:
+    def _reserve(self, now_s: float, settling: bool) -> dict[str, int]:
         """Take slots for what is to be claimed: at most as many as are free, and not if too much is unsettled."""
         want: dict[str, int] = {}
-        wakes: dict[str, int] = {}
-        for lane in lanes:
-            count = min(lane.room(), self._held_max - self._held)
-            if count > 0:
-                want[lane.queue] = count
-                wakes[lane.queue] = lane.reserve(count, now_s)
-                self._held += count
-        return want, wakes
+        for lane in self._lanes.values():
+            if lane.worth_a_turn() or (settling and lane.worth_a_look(now_s)):
+                count = min(lane.room(), self._held_max - self._held)
+                if count > 0:
+                    want[lane.queue] = count
+                    lane.reserve(count, now_s)
+                    self._held += count
+        return want
 
     def _end_suspects(self, settlements: list[Settlement]) -> None:
         self._suspects.difference_update([settlement.delivery.ref for settlement in settlements])
@@ -266,7 +260,7 @@ class Worker:
                 turn.want, self._leases.holder, self._lease_s, turn.settlements, suspects=turn.suspects
             )
         except asyncio.CancelledError as error:
-            if not self._reopening:
+            if asyncio.current_task() not in self._given_up:
                 raise
             self._turn_failed(turn, error)
         except Exception as error:  # noqa: BLE001 (a border: whatever a store raises, nothing may be lost)
@@ -275,6 +269,7 @@ class Worker:
             self._book(turn, claimed)
         finally:
             self._turns.discard(asyncio.current_task())
+            self._given_up.discard(asyncio.current_task())
         self._kick()
         if not self._held:
             self._quiet.set()
@@ -288,7 +283,7 @@ class Worker:
         now_s = self._clock_s()
         for queue, asked in turn.want.items():
             count = len(deliveries) if got is None else got[queue]
-            self._returned(lanes[queue], turn, asked, count, now_s)
+            self._returned(lanes[queue], asked, count, now_s)
         if turn.suspects:
             self._suspect_asked = False
             self._suspects.update([delivery.ref for delivery in deliveries if delivery.losses >= _SUSPECT_LOSSES])
@@ -302,9 +297,9 @@ class Worker:
                 self._runners.feed([(lanes[delivery.queue], delivery, turn.asked_s) for delivery in deliveries])
                 self._lag.watch()
 
-    def _returned(self, lane: Lane, turn: _Turn, asked: int, got: int, now_s: float) -> None:
+    def _returned(self, lane: Lane, asked: int, got: int, now_s: float) -> None:
         self._held -= asked - got
-        lane.returned(asked, got, turn.wakes[lane.queue], listening=lane.queue in turn.heard, now_s=now_s)
+        lane.returned(asked, got, now_s)
         hush_s = lane.hush_s(now_s)
         if hush_s > 0:
             self._later(hush_s, lambda: self._wake(lane))
@@ -330,7 +325,7 @@ class Worker:
 
     def _turn_failed(self, turn: _Turn, error: BaseException) -> None:
         """Keep the settlements for the next turn (the fence makes a repetition harmless), and rest a little."""
-        if turn.want:
+        if turn.want and not self._failures:
             self._leases.change_holder()
         for queue, asked in turn.want.items():
             self._lanes[queue].failed_claim(asked)
@@ -349,11 +344,24 @@ class Worker:
 
     # --- listening
 
-    def _listen(self) -> None:
-        """See that the queues with room are listened to."""
-        if self._stopping:
+    def _idle(self) -> None:
+        """Listen; while something runs only a little later, as its settlement may bring the next turn at once."""
+        if self._stopping or not self._claiming:
             return
-        wanted = self._audible() if self._claiming else frozenset[str]()
+        if not self._runners.held:
+            self._listen()
+        elif not self._pausing and not self._listener.listening:
+            self._pausing = True
+            self._later(_PAUSE_S, self._paused)
+
+    def _paused(self) -> None:
+        self._pausing = False
+        if not self._turns:
+            self._listen()
+
+    def _listen(self) -> None:
+        """See that the queues with room are listened to. What has come meanwhile is heard at once."""
+        wanted = self._audible()
         if self._listener.listening and wanted <= self._listener.queues:
             if len(wanted) < len(self._listener.queues) and not self._shedding:
                 self._shedding = True
@@ -408,18 +416,13 @@ class Worker:
             return {}
         return {lane.queue: lane.claimed_s for lane in self._lanes.values() if lane.slots.free > 0}
 
-    async def _reopen(self) -> None:
-        """Rebuild the store's connection. Turns that hang are given up; their settlements go again."""
-        if self._store.facts.url.startswith("memory:"):
-            return  # there is no connection, and closing would lose everything
-        self._reopening = True
-        try:
-            for task in list(self._turns):
+    async def _start_afresh(self) -> None:
+        """Give turns that hang up, and begin anew. Their settlements go again, guarded by the fence."""
+        for task in self._turns:
+            if task is not None:
+                self._given_up.add(task)
                 task.cancel()
-            await self._store.close()
-            await self._store.open()
-        finally:
-            self._reopening = False
+        self._listener.stop()
         self.look()
 
 

@@ -74,7 +74,7 @@ def _carried(loop: asyncio.AbstractEventLoop, make: Callable[[], Coroutine[Any, 
         try:
             # In the context too: some verbs do their work when they are called, and refuse there.
             task = loop.create_task(context.run(make), context=context)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 (the border between two threads)
             done.set_exception(error)
             return
         tasks.append(task)

@@ -93,7 +93,7 @@ class Reservation(Struct, frozen=True, gc=False):
 
 
 class Message(Struct, gc=False):
-    """What a sender hands to a store. With `event` set `queue` is empty: the store makes one delivery a subscription."""
+    """What a sender hands to a store. With `event` set it has no queue: the store makes one delivery a subscription."""
 
     id: bytes  # 16 bytes, uuid7; derived ids are a hash
     queue: str

@@ -1,0 +1,30 @@
+"""Deadlines: an instant by which a call must be answered. On the wire it is what remains of the time, as clocks differ.
+
+Instants are of one process's monotonic clock, in seconds.
+"""
+
+MARGIN_S = 0.020
+"""What a caller keeps for itself of its own time, to make something of an answer that comes late."""
+
+
+def chosen_s(asked_s: float | None, declared_s: float | None, usual_s: float, longest_s: float) -> float:
+    """Give the length of a call: as the caller asked, else as declared, else the usual; never above the longest."""
+    if asked_s is not None:
+        return min(asked_s, longest_s)
+    return min(usual_s if declared_s is None else declared_s, longest_s)
+
+
+def child(now_s: float, timeout_s: float, parent_s: float | None) -> float:
+    """Give the deadline of a call made within another: its own, and within the parent's less a margin."""
+    own_s = now_s + timeout_s
+    return own_s if parent_s is None else min(own_s, parent_s - MARGIN_S)
+
+
+def remaining_s(deadline_s: float, now_s: float) -> float:
+    """Give what is left, 0 once it is over."""
+    return max(0.0, deadline_s - now_s)
+
+
+def over(deadline_s: float, now_s: float) -> bool:
+    """Say whether it is too late to begin."""
+    return now_s >= deadline_s

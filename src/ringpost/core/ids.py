@@ -1,0 +1,79 @@
+"""Ids of messages: 16 bytes, uuid7, so that a store's index grows at its right edge.
+
+What must be the same however often it is made (a delivery of an event, a tick of a schedule, the letter that tells of
+an end) has a derived id: a hash of what it stems from. Derived from a uuid7 it keeps that one's time, and with it the
+place in the index and the age; else it is a uuid8 (RFC 9562, section 5.8), which tells no time.
+"""
+
+from hashlib import blake2b
+
+SIZE_BYTES = 16
+RANDOM_BITS = 74
+_LOW_BITS = 62
+_LOW = (1 << _LOW_BITS) - 1
+_HIGH = (1 << (RANDOM_BITS - _LOW_BITS)) - 1
+_MS_MAX = (1 << 48) - 1
+_UUID7 = 0x7 << 76 | 0b10 << 62
+_UUID8 = 0x8 << 76 | 0b10 << 62
+_NOT_MARKS = (1 << 128) - 1 ^ (0xF << 76 | 0b11 << 62)
+_DASHES = (8, 13, 18, 23)
+
+
+def uuid7(now_ms: int, random_bits: int) -> bytes:
+    """Make an id of the time and at least 74 random bits (higher ones are ignored)."""
+    if not 0 <= now_ms <= _MS_MAX:
+        raise ValueError(f"{now_ms} ms is outside of what a uuid7 can tell")
+    return (now_ms << 80 | _UUID7 | (random_bits >> _LOW_BITS & _HIGH) << 64 | random_bits & _LOW).to_bytes(16, "big")
+
+
+def derived(*parts: bytes | str) -> bytes:
+    """Make the id that these parts stand for: the same parts in the same order, the same id.
+
+    A first part that is a uuid7 (16 bytes) lends its time.
+    """
+    hashed = int.from_bytes(hash128(*parts), "big")
+    first = parts[0] if parts else ""
+    if isinstance(first, bytes) and is_uuid7(first):
+        time = int.from_bytes(first[:6], "big")
+        return uuid7(time, hashed)
+    return (hashed & _NOT_MARKS | _UUID8).to_bytes(16, "big")
+
+
+def hash128(*parts: bytes | str) -> bytes:
+    """Hash parts to 16 bytes. Each goes in with its kind and length, so no two lists of parts read alike."""
+    framed: list[bytes] = []
+    for part in parts:
+        if isinstance(part, str):
+            data = part.encode("utf-8", "surrogatepass")
+            framed += (b"s%d:" % len(data), data)
+        else:
+            framed += (b"b%d:" % len(part), part)
+    return blake2b(b"".join(framed), digest_size=16).digest()
+
+
+def is_uuid7(id: bytes) -> bool:
+    """Say whether an id tells when it was made."""
+    return len(id) == SIZE_BYTES and id[6] >> 4 == 7 and id[8] >> 6 == 0b10
+
+
+def created_ms(id: bytes) -> int:
+    """Give the time in an id, Unix milliseconds. ValueError: it tells none."""
+    if not is_uuid7(id):
+        raise ValueError("this id doesn't tell when it was made")
+    return int.from_bytes(id[:6], "big")
+
+
+def text(id: bytes) -> str:
+    """Write an id as a uuid is written."""
+    h = id.hex()
+    return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
+
+
+def parse(text: str) -> bytes:
+    """Read an id, with or without dashes. ValueError for anything else."""
+    digits = text
+    if len(text) == 36 and all(text[at] == "-" for at in _DASHES):
+        digits = text.replace("-", "")
+    if len(digits) != 32 or not digits.isalnum() or not digits.isascii():
+        raise ValueError(f"{text[:80]!r} is no message id")
+    return bytes.fromhex(digits)

@@ -1,0 +1,136 @@
+"""Notes: the small register of a store. Which names there are, and what their values say, as JSON.
+
+Values only ever gain fields with defaults: processes of two versions may read and write one store.
+"""
+
+from typing import Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+SUBSCRIPTION = "subscription/"
+OPERATION = "operation/"
+INSTANCE = "instance/"
+PAUSE = "pause/"
+QUEUE = "queue/"
+
+
+def subscription(event: str, queue: str) -> str:
+    """Name the subscription of a queue to an event. With an empty queue: what all names of the event begin with."""
+    return f"{SUBSCRIPTION}{event}/{queue}"
+
+
+def operation(full_name: str) -> str:
+    """Name the note that describes an operation or event."""
+    return OPERATION + full_name
+
+
+def instance(id: str) -> str:
+    """Name the note of a living process; leased."""
+    return INSTANCE + id
+
+
+def pause(queue: str) -> str:
+    """Name the note that stops claims from a queue for as long as it is there."""
+    return PAUSE + queue
+
+
+def queue(name: str) -> str:
+    """Name the note that says to whom a queue belongs."""
+    return QUEUE + name
+
+
+class Subscription(Struct, frozen=True, omit_defaults=True):
+    """What subscribes to an event. A suspended one gets nothing; `gap_from_ms` and `gap_count` say what it missed."""
+
+    service: str = ""
+    created_ms: int = 0
+    seen_ms: int = 0
+    suspended: bool = False
+    gap_from_ms: int = 0
+    gap_count: int = 0
+
+
+class Described(Struct, frozen=True, omit_defaults=True):
+    """An operation or event as who knows no Python of it needs it: to check and post a message from outside."""
+
+    kind: Literal["operation", "event"] = "operation"
+    service: str = ""  # who implements it
+    doc: str = ""
+    request: dict[str, Any] | None = None  # JSON Schema; of an event: of its data. None: takes nothing
+    reply: dict[str, Any] | None = None  # None: nothing comes back
+    problems: dict[str, dict[str, Any]] = {}  # type urn → JSON Schema of its members
+    secrets: tuple[str, ...] = ()  # pointers into the request that must not be shown
+    timeout_s: float | None = None
+    ttl_s: float | None = None
+    priority: str = ""
+    effect: str = ""
+    ordered: bool = False  # messages have an ordering key that only the contract can work out
+    keyed: bool = False  # likewise an idempotency key
+
+
+class Instance(Struct, frozen=True, omit_defaults=True):
+    """A living process: where its door is and what it serves."""
+
+    url: str = ""  # empty: it has no door
+    boot_id: str = ""
+    host: str = ""
+    pid: int = 0
+    started_ms: int = 0
+    version: str = ""
+    operations: tuple[str, ...] = ()  # full names
+    queues: tuple[str, ...] = ()  # that it claims from
+
+
+class Pause(Struct, frozen=True, omit_defaults=True):
+    """Who paused a queue, when and why."""
+
+    who: str = ""
+    at_ms: int = 0
+    reason: str = ""
+
+
+class Queue(Struct, frozen=True, omit_defaults=True):
+    """To whom a queue belongs and what becomes of its dead."""
+
+    service: str = ""
+    on_failure: str = ""  # the queue that hears of them; empty: none
+    halt: bool = False  # a dead head keeps its line waiting
+
+
+_Note = TypeVar("_Note", Subscription, Described, Instance, Pause, Queue)
+
+encode = msgspec.json.Encoder().encode
+_subscription = msgspec.json.Decoder(Subscription)
+_described = msgspec.json.Decoder(Described)
+_instance = msgspec.json.Decoder(Instance)
+_pause = msgspec.json.Decoder(Pause)
+_queue = msgspec.json.Decoder(Queue)
+
+
+def decode_subscription(value: bytes) -> Subscription:
+    return _read(_subscription, value, Subscription())
+
+
+def decode_described(value: bytes) -> Described:
+    return _read(_described, value, Described())
+
+
+def decode_instance(value: bytes) -> Instance:
+    return _read(_instance, value, Instance())
+
+
+def decode_pause(value: bytes) -> Pause:
+    return _read(_pause, value, Pause())
+
+
+def decode_queue(value: bytes) -> Queue:
+    return _read(_queue, value, Queue())
+
+
+def _read(decoder: msgspec.json.Decoder[_Note], value: bytes, blank: _Note) -> _Note:
+    """Read a value. One that can't be read says nothing: a note must never stop a store from working."""
+    try:
+        return decoder.decode(value)
+    except msgspec.DecodeError:
+        return blank

@@ -5,10 +5,12 @@ usage: python tools/blocking_stub.py [--check]
 
 import argparse
 import ast
+import copy
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 SOURCE = Path(__file__).parents[1] / "src"
 STUB = SOURCE / "ringpost" / "blocking" / "__init__.pyi"
@@ -29,37 +31,52 @@ _NAMES = {"AsyncIterator": "Iterator", "AsyncGenerator": "Generator"}
 class Blocking(ast.NodeTransformer):
     """Turn one asynchronous class into the stub of its blocking one."""
 
+    def __init__(self, aliases: dict[str, ast.expr], made_by_users: bool) -> None:
+        self._aliases = aliases
+        self._made_by_users = made_by_users
+
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
-        bases = [base for base in node.bases if ast.unparse(base) not in ("ABC", "Receipt") or node.name == "Ticket"]
+        bases = [base for base in node.bases if ast.unparse(base) != "ABC"]
         body = [made for member in node.body if (made := self._member(member)) is not None]
+        body[:0] = [
+            ast.AnnAssign(ast.Name(name), self.visit(kind), None, 1) for name, kind in _assigned(node) if name[0] != "_"
+        ]
         final = [one for one in node.decorator_list if ast.unparse(one) == "final"]
         made = ast.ClassDef(node.name, bases, [], body or [ast.Expr(ast.Constant(...))], final)
         return ast.fix_missing_locations(made)
 
-    def visit_Name(self, node: ast.Name) -> ast.Name:
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        if node.id in self._aliases:
+            return cast(ast.expr, self.visit(copy.deepcopy(self._aliases[node.id])))
         return ast.Name(_NAMES.get(node.id, node.id))
 
+    def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
+        if ast.unparse(node.value) in ("CoroutineType", "Coroutine") and isinstance(node.slice, ast.Tuple):
+            return cast(ast.expr, self.visit(node.slice.elts[2]))  # what awaiting it gives
+        if ast.unparse(node.value) == "Literal":
+            return node
+        return cast(ast.expr, self.generic_visit(node))
+
     def visit_Constant(self, node: ast.Constant) -> ast.expr:
-        if isinstance(node.value, str) and node.value.startswith("Reply |"):  # an annotation in quotes
-            return ast.parse(node.value, mode="eval").body
+        if isinstance(node.value, str):  # an annotation in quotes
+            return cast(ast.expr, self.visit(ast.parse(node.value, mode="eval").body))
         return node
 
     def _member(self, node: ast.stmt) -> ast.stmt | None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             name = _WITH.get(node.name, node.name)
-            if name.startswith("_") and name not in ("__init__", *_WITH.values()):
-                return None
-            return self._function(name, node)
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            if node.target.id.startswith("_"):
-                return None
-            return ast.AnnAssign(node.target, self.visit(node.annotation), None, 1)
+            public = not name.startswith("_") or name in _WITH.values() or (name == "__init__" and self._made_by_users)
+            return self._function(name, node) if public else None
         return None
 
     def _function(self, name: str, node: ast.FunctionDef | ast.AsyncFunctionDef) -> ast.FunctionDef:
         kept = [one for one in node.decorator_list if ast.unparse(one) != "abstractmethod"]
-        arguments = self.generic_visit(node.args)
-        assert isinstance(arguments, ast.arguments)
+        arguments = node.args
+        for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.kwarg):
+            if argument is not None and argument.annotation is not None:
+                argument.annotation = self.visit(argument.annotation)
+        if arguments.vararg is not None and arguments.vararg.annotation is not None:
+            arguments.vararg.annotation = self.visit(arguments.vararg.annotation)
         returns = None if node.returns is None else self.visit(node.returns)
         return ast.FunctionDef(name, arguments, [ast.Expr(ast.Constant(...))], kept, returns)
 
@@ -67,7 +84,10 @@ class Blocking(ast.NodeTransformer):
 def stub() -> str:
     """Give the text of the stub."""
     modules = {module: _parsed(module) for module in {*CLASSES.values(), *AS_THEY_ARE.values()}}
-    classes = [Blocking().visit(_class(modules[module], name)) for name, module in CLASSES.items()]
+    aliases = {name: value for module in modules.values() for name, value in _aliases(module)}
+    classes = [
+        Blocking(aliases, name == "Client").visit(_class(modules[module], name)) for name, module in CLASSES.items()
+    ]
     body = "\n\n".join(ast.unparse(one) for one in classes)
     names = {node.id for one in classes for node in ast.walk(one) if isinstance(node, ast.Name)} - set(CLASSES)
     imports: dict[str, str] = {name: f"from {module} import {name} as {name}" for name, module in AS_THEY_ARE.items()}
@@ -78,8 +98,17 @@ def stub() -> str:
             imports.setdefault(name, line)
     lines = sorted({imports[name] for name in (*names, *AS_THEY_ARE) if name in imports})
     exported = sorted([*CLASSES, *AS_THEY_ARE])
-    text = f"{HEAD}\n" + "\n".join(lines) + f"\n\n__all__ = {exported!r}\n\n" + "\n".join(_own(modules, names)) + body
+    text = f"{HEAD}\n" + "\n".join(lines) + f"\n\n__all__ = {exported!r}\n\n" + body
     return _formatted(text)
+
+
+def _assigned(node: ast.ClassDef) -> Iterator[tuple[str, ast.expr]]:
+    """Give the attributes that the constructor makes."""
+    for function in node.body:
+        if isinstance(function, ast.FunctionDef) and function.name == "__init__":
+            for line in ast.walk(function):
+                if isinstance(line, ast.AnnAssign) and isinstance(target := line.target, ast.Attribute):
+                    yield target.attr, line.annotation
 
 
 def _parsed(module: str) -> ast.Module:
@@ -100,18 +129,31 @@ def _imports(module: ast.Module) -> Iterator[tuple[str, str]]:
                 yield alias.asname or alias.name, f"import {ast.unparse(alias)}"
 
 
-def _own(modules: dict[str, ast.Module], names: set[str]) -> Iterator[str]:
-    """Give the aliases that the modules themselves make and the classes use."""
-    for module in modules.values():
-        for node in module.body:
-            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in names:
-                yield ast.unparse(node) + "\n"
+def _aliases(module: ast.Module) -> Iterator[tuple[str, ast.expr]]:
+    """Give the names that a module gives to types, to be written out in the stub."""
+    for node in module.body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            name = node.targets[0].id
+            if not name.startswith("_") and isinstance(node.value, ast.Subscript | ast.BinOp):
+                yield name, node.value
 
 
 def _formatted(text: str) -> str:
     ruff = ["ruff", "format", "--stdin-filename", str(STUB), "-"]
     checked = [sys.executable, "-m", *ruff]
-    ordered = [sys.executable, "-m", "ruff", "check", "--select", "I", "--fix", "-q", "--stdin-filename", str(STUB), "-"]
+    ordered = [
+        sys.executable,
+        "-m",
+        "ruff",
+        "check",
+        "--select",
+        "I",
+        "--fix",
+        "-q",
+        "--stdin-filename",
+        str(STUB),
+        "-",
+    ]
     for command in (ordered, checked):
         text = subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
     return text

@@ -23,7 +23,16 @@ def main() -> int:
         pinned = Path(folder) / "dev.lock"
         if lock.exists():
             pinned.write_text(lock.read_text())
-        command = [sys.executable, "-m", "piptools", "compile", "--quiet", "--strip-extras", "--no-header", "--no-annotate"]
+        command = [
+            sys.executable,
+            "-m",
+            "piptools",
+            "compile",
+            "--quiet",
+            "--strip-extras",
+            "--no-header",
+            "--no-annotate",
+        ]
         command += ["--no-emit-index-url", "--no-emit-find-links", "--no-emit-trusted-host", "--no-emit-options"]
         done = subprocess.run([*command, *sys.argv[1:], "--output-file", str(pinned), str(source)], check=False)
         if done.returncode:

@@ -19,7 +19,7 @@ __all__ = ["Caller", "Client", "Context", "Receipt", "Sender", "Ticket", "deadli
 
 _portal = ThreadPortal()
 
-Ticket = computed(_ticket.Ticket)
+Ticket = computed(_ticket.Ticket, Blocking, Receipt)
 Sender = computed(_verbs.Sender)
 Caller = computed(_verbs.Caller, Sender)
 Context = computed(_context.Context, Caller)

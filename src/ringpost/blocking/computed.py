@@ -6,8 +6,8 @@ Nothing is kept twice: what the asynchronous class gains, its blocking one has.
 import asyncio
 import functools
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from typing import Any, ClassVar, Self, cast, get_origin
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from typing import Any, ClassVar, Self, get_origin
 
 from ringpost.blocking.portal import LoopPortal, Portal
 
@@ -43,7 +43,7 @@ class Blocking:
         return f"<blocking {self._object!r}>"
 
 
-def computed(asynchronous: type, *bases: type[Blocking]) -> type[Any]:
+def computed(asynchronous: type, *bases: type) -> type[Any]:
     """Make the blocking class of an asynchronous one: its own methods here, those of its bases by `bases`."""
     members: dict[str, Any] = {"__doc__": asynchronous.__doc__, "__module__": "ringpost.blocking"}
     for name, member in vars(asynchronous).items():
@@ -57,7 +57,8 @@ def computed(asynchronous: type, *bases: type[Blocking]) -> type[Any]:
 def outward(value: Any, portal: Portal) -> Any:
     """Give what an asynchronous object gave as threads can use it."""
     if isinstance(value, list):
-        return [outward(one, portal) for one in cast(list[Any], value)]
+        many: list[Any] = value
+        return [outward(one, portal) for one in many]
     for kind in type(value).__mro__:
         found = Blocking._classes.get(kind)
         if found is not None:
@@ -70,7 +71,8 @@ def inward(value: Any) -> Any:
     if isinstance(value, Blocking):
         return value._object
     if isinstance(value, list | tuple):
-        return [inward(one) for one in cast("list[Any] | tuple[Any, ...]", value)]
+        many: Sequence[Any] = value
+        return [inward(one) for one in many]
     return value
 
 

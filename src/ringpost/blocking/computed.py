@@ -6,7 +6,7 @@ Nothing is kept twice: what the asynchronous class gains, its blocking one has.
 import asyncio
 import functools
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from typing import Any, ClassVar, Self, get_origin
 
 from ringpost.blocking.portal import LoopPortal, Portal
@@ -56,9 +56,8 @@ def computed(asynchronous: type, *bases: type) -> type[Any]:
 
 def outward(value: Any, portal: Portal) -> Any:
     """Give what an asynchronous object gave as threads can use it."""
-    if isinstance(value, list):
-        many: list[Any] = value
-        return [outward(one, portal) for one in many]
+    if _is_one_of(value, list):
+        return [outward(one, portal) for one in value]
     for kind in type(value).__mro__:
         found = Blocking._classes.get(kind)
         if found is not None:
@@ -70,9 +69,8 @@ def inward(value: Any) -> Any:
     """Give what a thread gave as asynchronous objects can use it."""
     if isinstance(value, Blocking):
         return value._object
-    if isinstance(value, list | tuple):
-        many: Sequence[Any] = value
-        return [inward(one) for one in many]
+    if _is_one_of(value, list, tuple):
+        return [inward(one) for one in value]
     return value
 
 
@@ -163,3 +161,7 @@ def _waits(function: Callable[..., Any]) -> bool:
     returns = function.__annotations__.get("return")
     said = returns if isinstance(returns, str) else str(get_origin(returns))
     return inspect.iscoroutinefunction(function) or "Coroutine" in said.partition("[")[0]
+
+
+def _is_one_of(value: object, *kinds: type) -> bool:
+    return isinstance(value, kinds)

@@ -181,12 +181,12 @@ class Client(Caller):
         opening = self._opening
         try:
             # Many may wait for it; who gives up must not take it from the others.
-            self._ways = await asyncio.shield(opening)
+            self._ways = ways = await asyncio.shield(opening)
         except Exception:
             if self._opening is opening:
                 self._opening = None  # the next one tries again
             raise
-        return self._ways
+        return ways
 
     async def _opened(self) -> "_Ways":
         attachment = self._attachment

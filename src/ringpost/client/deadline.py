@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -15,7 +15,7 @@ _block: ContextVar[float | None] = ContextVar("ringpost_deadline", default=None)
 
 
 @contextmanager
-def deadline(timeout: Seconds, /) -> Iterator[None]:
+def deadline(timeout: Seconds, /) -> Generator[None, None, None]:
     """Bound all calls inside the block together: `with deadline(2):`. Seconds or a timedelta; blocks nest.
 
     A call that begins when the time is over raises DeadlineExceeded at once, with `processed="no"`.

@@ -138,10 +138,10 @@ class Caller(Sender):
             except UsageError as error:
                 if not isinstance(error, InvalidRequest):
                     raise
-                return Outcome.of_error(operation, "", asked, error)
+                return Outcome[Request, Reply].of_error(operation, "", asked, error)
             except RingpostError as error:
-                return Outcome.of_error(operation, "", asked, error)
-            return Outcome.of_reply(operation, "", asked, reply)
+                return Outcome[Request, Reply].of_error(operation, "", asked, error)
+            return Outcome[Request, Reply].of_reply(operation, "", asked, reply)
 
         try:
             while True:

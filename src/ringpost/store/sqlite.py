@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ringpost.contract.errors import StoreError, UsageError
+from ringpost.core import lease
 from ringpost.core.message import Cause, Delivery, Message, Record, Settlement, State
 from ringpost.settings import Settings
 from ringpost.store import sqlite_change, sqlite_end, sqlite_notes, sqlite_read, sqlite_tend
@@ -38,7 +39,7 @@ from ringpost.store.sqlite_rows import BODY_MAX, HEADERS_MAX
 from ringpost.store.sqlite_turn import Turn
 from ringpost.store.sqlite_waiting import Waiting
 from ringpost.store.sqlite_writer import ROWS_MAX, Ask, Want, Writer
-from ringpost.store.wakeup import Bell
+from ringpost.store.wakeup import Bell, tone
 
 CAPABILITIES: frozenset[Capability] = frozenset({"lines", "priority", "find", "delay"})
 
@@ -64,10 +65,11 @@ class SqliteStore:
         self._path = Path(os.path.abspath(path))
         self._settings = settings or Settings()
         self.on_failed = on_failed
+        self._clock = clock or HostClock()
         self._writer = Writer(
             self._path,
             self._settings,
-            clock or HostClock(),
+            self._clock,
             answered=self._answered,
             committed=self._committed,
             watched=self._watched,
@@ -78,9 +80,8 @@ class SqliteStore:
         self._pid = 0
         self._bell: Bell | None = None
         self._waiting: Waiting | None = None
-        self._holders: dict[int, float] = {}
+        self._heard: dict[int, tuple[int, float]] = {}  # holder → when it was last heard of (uptime), its lease
         self._upkeep = Upkeep()
-        self._numbers: dict[str, int] = {}
         self._data_version = 0
         self.facts = Facts("", "durable", CAPABILITIES, f"sqlite:///{self._path}")
 
@@ -102,7 +103,7 @@ class SqliteStore:
         await loop.run_in_executor(None, lambda: self._writer.start(create=create, accept_loss=accept_loss))
         self._loop, self._pid = loop, os.getpid()
         self._bell = Bell(self._path)
-        self._waiting = Waiting(self._bell, self._look, self._numbers.get)
+        self._waiting = Waiting(self._bell, self._look)
         self.facts = Facts(self._writer.store_id, "durable", CAPABILITIES, f"sqlite:///{self._path}")
         return self.facts
 
@@ -137,7 +138,7 @@ class SqliteStore:
     ) -> Claimed:
         """Settle, then claim. A claim whose caller has gone away is given back."""
         _check_staged(settlements)
-        self._holders[holder] = lease_s
+        self._heard[holder] = (self._clock.uptime_ms(), lease_s)
         ask = Ask(settlements=settlements, want=Want(want, holder, lease_s, suspects), durable=_needs_sync(settlements))
         claimed: Claimed = await self._ask(ask)
         return claimed
@@ -149,10 +150,10 @@ class SqliteStore:
 
     def renew(self, holder: int, lease_s: float) -> Renewed:
         """Lengthen a holder's leases; blocks, so call it from a thread of its own."""
-        self._holders[holder] = lease_s
+        self._heard[holder] = (self._clock.uptime_ms(), lease_s)
         self._check_usable()
         reply: concurrent.futures.Future[Renewed] = concurrent.futures.Future()
-        ask = Ask(act=lambda turn: sqlite_tend.renew(turn, holder, lease_s), durable=False, reply=reply)
+        ask = Ask(act=lambda turn: sqlite_tend.renew(turn, holder, lease_s), early=True, durable=False, reply=reply)
         self._writer.send([ask])
         try:
             return reply.result(timeout=lease_s)
@@ -277,12 +278,9 @@ class SqliteStore:
         waiting, bell, loop = self._waiting, self._bell, self._loop
         if waiting is None or bell is None or loop is None or not (turn.rang or turn.touched):
             return
-        here: list[str] = []
-        elsewhere: list[int] = []
-        for no in turn.rang:
-            queue = turn.queues.numbered(no)
-            self._numbers[queue.name] = no
-            (here if queue.name in waiting.idle else elsewhere).append(queue.name if queue.name in waiting.idle else no)  # type: ignore[arg-type]
+        names = [turn.queues.numbered(no).name for no in turn.rang]
+        here = [name for name in names if name in waiting.idle]
+        elsewhere = [tone(name) for name in names if name not in waiting.idle]
         if here or (turn.touched and waiting.watching):
             try:
                 loop.call_soon_threadsafe(waiting.rang, here, turn.touched)
@@ -301,16 +299,27 @@ class SqliteStore:
 
     def _tend(self, turn: Turn, limit: int) -> Tended:
         writer = self._writer
-        patience_ms = self._settings.lease_s * 1000 / 3
+        patience_ms = lease.sweep_after_s(self._settings.lease_s) * 1000
         unbroken = turn.uptime_ms - writer.last_write_ms <= patience_ms
         return sqlite_tend.tend(
             turn,
             self._upkeep,
             limit,
-            self._holders,
+            self._renewing(turn.uptime_ms),
             sweep=unbroken and turn.uptime_ms - writer.writable_since_ms >= patience_ms,
             keep_bytes=self._settings.keep_bytes,
         )
+
+    def _renewing(self, uptime_ms: int) -> dict[int, float]:
+        """Give the holders of this process that still renew, with what is left of their leases: a renewal that was
+        asked for counts, even while the disk keeps it waiting. Who has stopped renewing is lost like anybody else."""
+        left_s = {
+            holder: lease_s - (uptime_ms - heard_ms) / 1000 for holder, (heard_ms, lease_s) in list(self._heard.items())
+        }
+        for holder, seconds in left_s.items():
+            if seconds <= 0:
+                self._heard.pop(holder, None)
+        return {holder: seconds for holder, seconds in left_s.items() if seconds > 0}
 
     async def _look(self, queues: frozenset[str], ids: frozenset[bytes], at_once: bool) -> Woken:
         """See whether there is something to do; unless it has to be known at once, only if the file has changed."""
@@ -321,10 +330,6 @@ class SqliteStore:
                 return Woken()
             self._data_version = version
             turn.register.look()
-            for name in queues - self._numbers.keys():
-                queue = turn.queues.named(name)
-                if queue is not None:
-                    self._numbers[name] = queue.no
             return Woken(sqlite_read.ready_of(turn, queues), sqlite_read.ended_of(turn, ids))
 
         woken: Woken = await self._ask(Ask(act=look, reads=True))

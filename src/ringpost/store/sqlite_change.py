@@ -67,6 +67,7 @@ def _replay(turn: Turn, order: Replay, row: tuple[Any, ...]) -> Changed:
     tally.count(State.DEAD, -1)
     tally.count(state, 1)
     tally.bytes += size
+    tally.kept -= size
     if key is None:
         turn.rang.add(queue)
     else:

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from zlib import crc32
 
+from ringpost.core import lease
 from ringpost.core.message import Cause, Delivery, Kind, State
 from ringpost.store import sqlite_end
 from ringpost.store.sqlite_db import first
 from ringpost.store.sqlite_rows import BASE, FETCH_READY, FETCH_SEQS, LEASE_SHIFT, Claimable, fetch, holder_code, seqs
 from ringpost.store.sqlite_turn import Queue, Turn
 
-SUSPECT_LOSSES = 2
 CLAIM_MAX = 1000
 _ANY = 1 << 40
 _ROUNDS = 4  # how often a claim looks again for rows in the place of those that had expired
@@ -30,7 +30,7 @@ def claim(turn: Turn, want: Mapping[str, int], holder: int, lease_s: float, susp
         queue = turn.queues.named(name) if wanted > 0 and room > 0 else None
         if queue is not None:
             found = _take(turn, queue, min(wanted, room), suspects)
-            suspects -= sum(delivery.losses >= SUSPECT_LOSSES for delivery in found)
+            suspects -= sum(delivery.losses >= lease.LOSSES_SUSPECT for delivery in found)
             turn.tally(queue.no).ready -= len(found)
             room -= len(found)
             taken += found
@@ -50,7 +50,7 @@ def _take(turn: Turn, queue: Queue, wanted: int, suspects: int) -> list[Delivery
     """Find rows that can run. Suspects beyond their number are left where they are."""
     found: list[Delivery] = []
     refs: set[int] = set()
-    below = _ANY if suspects > 0 else SUSPECT_LOSSES + BASE
+    below = _ANY if suspects > 0 else lease.LOSSES_SUSPECT + BASE
     for _ in range(_ROUNDS):
         asked = wanted - len(found) + (len(refs) if found else 0)
         rows, blob = fetch(turn.db, FETCH_READY, (queue.no, below, asked))
@@ -59,9 +59,9 @@ def _take(turn: Turn, queue: Queue, wanted: int, suspects: int) -> list[Delivery
             if delivery is None:
                 ended += 1
             elif delivery.ref not in refs and len(found) < wanted:
-                if delivery.losses >= SUSPECT_LOSSES:
+                if delivery.losses >= lease.LOSSES_SUSPECT:
                     if suspects <= 0:
-                        below = SUSPECT_LOSSES + BASE
+                        below = lease.LOSSES_SUSPECT + BASE
                         continue
                     suspects -= 1
                 refs.add(delivery.ref)

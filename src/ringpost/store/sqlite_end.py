@@ -6,13 +6,13 @@ from typing import Any
 import msgspec
 
 from ringpost.core import farewell
-from ringpost.core.message import Cause, Ended, Failure, State
+from ringpost.core.message import Cause, Ended, Failure, Kind, State
 from ringpost.store import sqlite_line as line
 from ringpost.store.sqlite_rows import BASE, seqs
 from ringpost.store.sqlite_turn import Turn
 
 _ROWS = (
-    "SELECT m.seq, id, queue, state, attempts, generation, headers, body, line FROM ringpost_message m"
+    "SELECT m.seq, id, queue, state, attempts, generation, headers, body, line, kind FROM ringpost_message m"
     " JOIN ringpost_payload p ON p.seq = m.seq WHERE m.seq IN (SELECT value FROM carray(?1)) ORDER BY m.seq"
 )
 _END = (
@@ -34,12 +34,11 @@ def end(turn: Turn, rows: Sequence[int], to: State, cause: Cause, *, losses: int
     found = turn.db.execute(_ROWS, (seqs(rows),)).fetchall()
     turn.db.execute(_END, (to, cause, turn.now_ms, losses, seqs(rows)))
     _leave_lines(turn, found)
-    for seq, id, queue, state, attempts, generation, headers, body, _ in found:
+    for seq, id, queue, state, attempts, generation, headers, body, _, _ in found:
         tally = turn.tally(queue)
         tally.count(state, -1)
         tally.count(to, 1)
-        tally.ends += 1
-        tally.bytes -= len(headers) + len(body)
+        tally.end(1, len(headers) + len(body))
         name = turn.queues.numbered(queue).name
         ended = Ended(
             id=id,
@@ -65,10 +64,14 @@ def remove(turn: Turn, rows: Sequence[int]) -> None:
     found = turn.db.execute(_ROWS, (seqs(rows),)).fetchall()
     _leave_lines(turn, found)
     delete(turn, rows)
-    for _, _, queue, state, _, _, headers, body, _ in found:
+    for _, _, queue, state, _, _, headers, body, _, kind in found:
+        if kind == Kind.CALL:
+            continue
         tally = turn.tally(queue)
         tally.count(state, -1)
-        if not State(state).terminal:
+        if State(state).terminal:
+            tally.kept -= len(headers) + len(body)
+        else:
             tally.ends += 1
             tally.bytes -= len(headers) + len(body)
     turn.ring([row[1] for row in found])

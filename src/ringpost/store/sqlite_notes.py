@@ -1,5 +1,8 @@
 """Notes in the file: a small register with versions and leases."""
 
+from msgspec import structs
+
+from ringpost.core import notes as notes_of
 from ringpost.store.port import Note
 from ringpost.store.sqlite_register import concerns
 from ringpost.store.sqlite_turn import Turn
@@ -11,6 +14,7 @@ _ALL = (
     "SELECT name, value, version, lease_ms FROM ringpost_note"
     " WHERE name >= ?1 AND substr(name, 1, length(?1)) = ?1 AND (lease_ms IS NULL OR lease_ms > ?2) ORDER BY name"
 )
+_REWRITE = "UPDATE ringpost_note SET value = ?, version = version + 1 WHERE name = ?"
 _CHANGED = "UPDATE ringpost_meta SET value = value + 1 WHERE key = 'notes'"
 
 
@@ -44,6 +48,19 @@ def notes(turn: Turn, prefix: str) -> list[Note]:
         Note(name, value, version, None if lease_ms is None else (lease_ms - turn.uptime_ms) / 1000)
         for name, value, version, lease_ms in turn.db.execute(_ALL, (prefix, turn.uptime_ms)).fetchall()
     ]
+
+
+def count_gaps(turn: Turn) -> None:
+    """Write down what suspended subscriptions missed in this turn."""
+    for (event, queue), missed in turn.missed.items():
+        name = notes_of.subscription(event, queue)
+        found = turn.db.execute("SELECT value FROM ringpost_note WHERE name = ?", (name,)).fetchall()
+        if found:
+            before = notes_of.decode_subscription(found[0][0])
+            after = structs.replace(
+                before, gap_from_ms=before.gap_from_ms or turn.now_ms, gap_count=before.gap_count + missed
+            )
+            turn.db.execute(_REWRITE, (notes_of.encode(after), name))
 
 
 def _announce(turn: Turn, name: str) -> None:

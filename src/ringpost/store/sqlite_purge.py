@@ -28,11 +28,17 @@ _DONE = (
     " AND settled_ms + 1000 * iif(state = 14, max(keep_s, ?3), keep_s) < ?4"
 )
 _OLDEST = (
-    "SELECT json_group_array(seq) FROM (SELECT seq FROM ringpost_message WHERE seq > ?1 AND seq <= ?2 AND"
-    " state BETWEEN 10 AND 13 AND dedup IS NULL LIMIT ?3)"
+    "SELECT json_group_array(json_array(seq, size)) FROM (SELECT m.seq AS seq, length(headers) + length(body) AS size"
+    " FROM ringpost_message m JOIN ringpost_payload p ON p.seq = m.seq WHERE m.seq > ?1"
+    " AND state BETWEEN 10 AND 13 AND dedup IS NULL ORDER BY m.seq LIMIT ?2)"
+)
+_SIZES = (
+    "SELECT json_group_array(json_array(queue, size)) FROM (SELECT queue, sum(length(headers) + length(body)) AS size"
+    " FROM ringpost_message m JOIN ringpost_payload p ON p.seq = m.seq"
+    " WHERE m.seq IN (SELECT value FROM carray(?1)) AND kind = 2 GROUP BY queue)"
 )
 _DEAD_ONES = "SELECT id, queue FROM ringpost_message WHERE seq IN (SELECT value FROM carray(?1)) AND state = 14"
-_LIVE_BYTES = "SELECT ifnull(sum(bytes), 0) FROM ringpost_queue"
+_KEPT_BYTES = "SELECT ifnull(sum(kept), 0) FROM ringpost_queue"
 _AUDIT = "INSERT INTO ringpost_audit(at_ms, who, what, id) VALUES (?, 'tend', 'purge', ?)"
 
 
@@ -69,8 +75,9 @@ def purge(turn: Turn, upkeep: Upkeep, limit: int, keep_bytes: int) -> tuple[int,
         looked, gone = _go_round(turn, upkeep, limit)
         limit -= looked
         purged += gone
-    if limit > 0 and _kept_bytes(turn) > keep_bytes:
-        gone = _thin(turn, upkeep, limit)
+    excess = int(first(turn.db, _KEPT_BYTES)) - keep_bytes
+    if limit > 0 and excess > 0:
+        gone = _thin(turn, upkeep, limit, excess)
         purged += gone
         more = more or gone >= limit
     return purged, more
@@ -122,9 +129,15 @@ def _purge_range(turn: Turn, after: int, until: int) -> int:
     return len(rows)
 
 
-def _thin(turn: Turn, upkeep: Upkeep, limit: int) -> int:
-    """Remove the oldest ended rows without a key, because they take more room than they may."""
-    rows = decode_numbers(first(turn.db, _OLDEST, (upkeep.thin_at, turn.base(), limit)))
+def _thin(turn: Turn, upkeep: Upkeep, limit: int, excess: int) -> int:
+    """Remove the oldest ended rows without a key, because the ended take more room than they may."""
+    oldest = decode_pairs(first(turn.db, _OLDEST, (upkeep.thin_at, limit)))
+    rows: list[int] = []
+    for seq, size in oldest:
+        if excess <= 0:
+            break
+        rows.append(seq)
+        excess -= size
     _delete(turn, rows)
     upkeep.thin_at = rows[-1] if len(rows) == limit else 0
     return len(rows)
@@ -133,14 +146,10 @@ def _thin(turn: Turn, upkeep: Upkeep, limit: int) -> int:
 def _delete(turn: Turn, rows: list[int]) -> None:
     if not rows:
         return
+    for queue, size in decode_pairs(first(turn.db, _SIZES, (seqs(rows),))):
+        turn.tally(queue).kept -= size
     dead = turn.db.execute(_DEAD_ONES, (seqs(rows),)).fetchall()
     sqlite_end.delete(turn, rows)
     for id, queue in dead:
         turn.db.execute(_AUDIT, (turn.now_ms, id))
         turn.tally(queue).dead -= 1
-
-
-def _kept_bytes(turn: Turn) -> int:
-    """Give what ended rows take, about: the pages in use less what is alive."""
-    pages = turn.db.pragma("page_count") - turn.db.pragma("freelist_count")
-    return int(pages) * 4096 - int(first(turn.db, _LIVE_BYTES)) * 2

@@ -64,12 +64,14 @@ def put_all(
         start = len(rows)
         if message.event:
             rows += [_for_subscription(message, queue) for queue in turn.register.subscribers(message.event)]
+            turn.missed.update((message.event, queue) for queue in turn.register.suspended(message.event))
         else:
             rows.append(message)
         spans.append((start, len(rows)))
     batch = _Batch(turn, rows, room, claimed)
+    batch.events = [span for span, message in zip(spans, messages, strict=True) if message.event]
     if turn.careful:
-        batch.look_first([span for span, message in zip(spans, messages, strict=True) if message.event])
+        batch.look_first()
     answers = batch.put() if rows else []
     return [
         _of_event(turn, message, answers[start:end]) if message.event else answers[start]
@@ -119,6 +121,7 @@ class _Batch:
         self._rows = rows
         self._room = room
         self._claimed = claimed
+        self.events: list[tuple[int, int]] = []  # stretches of rows that are stored all or none
         self._answers: list[Put | None] = [None] * len(rows)
         self._queues = {name: turn.queues.make(name) for name in {row.queue for row in rows}}
         self._reserving = any(row.reserve is not None for row in rows)
@@ -136,11 +139,11 @@ class _Batch:
 
     # --- what is known already
 
-    def look_first(self, events: list[tuple[int, int]]) -> None:
+    def look_first(self) -> None:
         """Refuse an event whole if one of its deliveries is there with other content."""
-        every = [at for start, end in events for at in range(start, end)]
+        every = [at for start, end in self.events for at in range(start, end)]
         known = known_by_id(self._turn.db, [self._rows[at].id for at in every]) if every else {}
-        for start, end in events:
+        for start, end in self.events:
             told = [self._known(at, known[row.id]) for at in range(start, end) if (row := self._rows[at]).id in known]
             if any(put.refused for put in told):
                 for at in range(start, end):
@@ -194,9 +197,10 @@ class _Batch:
         for name, (depth, size) in zip(names, depths, strict=True):
             if depth + len(rows) >= room.depth_max or size >= room.depth_bytes_max - (1 << 20):
                 self._refuse(self._beyond(name, rows, room.depth_max - depth, room.depth_bytes_max - size), "full")
+        self._refuse_broken_events()
 
     def _beyond(self, name: str, rows: list[int], count: int, size: int) -> list[int]:
-        """Give the positions that no longer fit into the queue; an event is stored whole or not at all."""
+        """Give the positions that no longer fit into the queue."""
         beyond: list[int] = []
         for at in rows:
             row = self._rows[at]
@@ -215,6 +219,13 @@ class _Batch:
             there = known.get(row.id)
             refusal = Put(row.id, refused="disk" if why == "disk" else "full")
             self._answers[at] = refusal if there is None else self._known(at, there)
+
+    def _refuse_broken_events(self) -> None:
+        """Refuse the rest of an event of which a part found no room."""
+        for start, end in self.events:
+            answers = self._answers[start:end]
+            if any(answer is not None and answer.refused for answer in answers):
+                self._refuse([at for at in range(start, end) if self._answers[at] is None], "full")
 
     # --- inserting
 
@@ -271,6 +282,8 @@ class _Batch:
         self._count(pack, len(pack.rows), waiting, pack.bytes)
 
     def _count(self, pack: Pack, rows: int, waiting: int, size: int) -> None:
+        if pack.shape.kind is Kind.CALL:
+            return
         tally = self._turn.tally(pack.shape.queue)
         tally.puts += rows
         tally.bytes += size

@@ -80,7 +80,7 @@ CREATE TABLE ringpost_progress (seq INTEGER PRIMARY KEY, at_ms INTEGER, share RE
 CREATE TABLE ringpost_queue (
   no INTEGER PRIMARY KEY, name TEXT UNIQUE NOT NULL, ready INTEGER NOT NULL, waiting INTEGER NOT NULL,
   scheduled INTEGER NOT NULL, dead INTEGER NOT NULL, bytes INTEGER NOT NULL, puts INTEGER NOT NULL,
-  ends INTEGER NOT NULL
+  ends INTEGER NOT NULL, kept INTEGER NOT NULL  -- bytes: of the living, kept: of those that have ended
 ) STRICT;
 CREATE TABLE ringpost_note (
   name TEXT PRIMARY KEY, version INTEGER NOT NULL, lease_ms INTEGER, value BLOB NOT NULL

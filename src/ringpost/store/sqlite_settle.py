@@ -76,7 +76,12 @@ def _held(turn: Turn, settlements: Sequence[Settlement]) -> list[bool]:
     """Look which of the rows still are their holders'. A second settlement of a row has lost to the first."""
     found = first(turn.db, _RUNNING, (seqs([one.delivery.ref for one in settlements]),))
     running = dict(decode_pairs(found))
-    return [running.pop(one.delivery.ref, None) == one.delivery.fence for one in settlements]
+    held: list[bool] = []
+    for one in settlements:
+        held.append(running.get(one.delivery.ref) == one.delivery.fence)
+        if held[-1]:
+            del running[one.delivery.ref]
+    return held
 
 
 def _apply(turn: Turn, settlements: Sequence[Settlement]) -> None:
@@ -133,14 +138,18 @@ def _count(turn: Turn, way: _Way, rows: list[Settlement]) -> None:
     sizes: defaultdict[str, int] = defaultdict(int)
     for one in rows:
         delivery = one.delivery
+        if delivery.kind is Kind.CALL:  # a reservation is no message: nobody counts it
+            continue
         counts[delivery.queue] += 1
         sizes[delivery.queue] += len(delivery.headers) + len(delivery.body)
     for name, count in counts.items():
         no = turn.queues.make(name).no
         tally = turn.tally(no)
-        if way.removed or way.to.terminal:
+        if way.removed:
             tally.ends += count
             tally.bytes -= sizes[name]
+        elif way.to.terminal:
+            tally.end(count, sizes[name])
         if not way.removed:
             tally.count(way.to, count)
             if way.to is State.READY:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from ringpost.core import lease
 from ringpost.core.message import Cause, Kind, State
 from ringpost.store import sqlite_end
 from ringpost.store import sqlite_line as line
@@ -13,8 +14,6 @@ from ringpost.store.sqlite_db import first
 from ringpost.store.sqlite_purge import Upkeep, purge
 from ringpost.store.sqlite_rows import BASE, LEASE_SHIFT, decode_numbers, holder_code, seqs
 from ringpost.store.sqlite_turn import Turn
-
-LOSSES_MAX = 5
 
 _DUE = (
     "SELECT json_group_array(json_array(seq, queue, line IS NULL OR started_ms > 0)) FROM (SELECT * FROM"
@@ -29,6 +28,7 @@ _LAPSED = (
     "SELECT json_group_array(json_array(seq, queue, kind, losses, cancel_ms)) FROM (SELECT * FROM ringpost_message"
     " WHERE state = 5 AND lease_ms < ?1 LIMIT ?2)"
 )
+_ANY_LAPSED = "SELECT EXISTS (SELECT 1 FROM ringpost_message WHERE state = 5 AND lease_ms < ?1)"
 _LOSE = (
     "UPDATE ringpost_message SET state = 4, losses = losses + 1 WHERE seq IN (SELECT value FROM carray(?1))"
     " AND state = 5 AND lease_ms < ?2"
@@ -52,13 +52,12 @@ def renew(turn: Turn, holder: int, lease_s: float) -> Renewed:
 def tend(
     turn: Turn, upkeep: Upkeep, limit: int, holders: Mapping[int, float], *, sweep: bool, keep_bytes: int
 ) -> Tended:
-    """Do one step of at most `limit` rows. `holders` are this process's own, renewed before others' leases are looked
-    at; `sweep`: this process could write without a stall for long enough to call others lost."""
+    """Do one step of at most `limit` rows. `holders` are this process's own that are alive, with what is left of their
+    leases; they are renewed before any lease is called lost. `sweep`: this process could write without a stall for
+    long enough that the others had the time to renew."""
     done = Tended()
-    for holder, lease_s in holders.items():
-        renew(turn, holder, lease_s)
     if sweep:
-        done.lost = _sweep(turn, limit)
+        done.lost = _sweep(turn, limit, holders)
     done.due = _make_due(turn, limit - done.lost)
     done.expired = _expire(turn, limit - done.lost - done.due)
     done.woken = _repair(turn, upkeep)
@@ -95,16 +94,23 @@ def _expire(turn: Turn, limit: int) -> int:
     return len(rows)
 
 
-def _sweep(turn: Turn, limit: int) -> int:
+def _sweep(turn: Turn, limit: int, holders: Mapping[int, float]) -> int:
     """Take rows from holders that have stopped renewing."""
     now_ms = turn.uptime_ms + LEASE_SHIFT
+    if not first(turn.db, _ANY_LAPSED, (now_ms,)):
+        return 0
+    for holder, lease_s in holders.items():
+        renew(turn, holder, lease_s)
     rows = _decode_lapsed(first(turn.db, _LAPSED, (now_ms, limit)))
     removed = [seq for seq, _, kind, _, _ in rows if kind == Kind.CALL]
     messages = [row for row in rows if row[2] != Kind.CALL]
-    cancelled = [seq for seq, _, _, _, cancel_ms in messages if cancel_ms > 0]
-    dead = [seq for seq, _, _, losses, cancel_ms in messages if cancel_ms < 0 and losses - BASE + 1 >= LOSSES_MAX]
-    ended = {*cancelled, *dead}
-    back = [(seq, queue) for seq, queue, _, _, _ in messages if seq not in ended]
+    fates = {
+        seq: lease.after_loss(losses - BASE + 1, cancel_asked=cancel_ms > 0, kind=Kind.MESSAGE)
+        for seq, _, _, losses, cancel_ms in messages
+    }
+    cancelled = [seq for seq, fate in fates.items() if fate is State.CANCELLED]
+    dead = [seq for seq, fate in fates.items() if fate is State.DEAD]
+    back = [(seq, queue) for seq, queue, _, _, _ in messages if fates[seq] is State.READY]
     sqlite_end.remove(turn, removed)
     sqlite_end.end(turn, cancelled, State.CANCELLED, Cause.CANCELLED, losses=1)
     sqlite_end.end(turn, dead, State.DEAD, Cause.WORKER_LOST, losses=1)

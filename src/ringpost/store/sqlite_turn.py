@@ -1,5 +1,6 @@
 """One turn of the store thread: what a transaction knows while it runs, and what it leaves behind once committed."""
 
+from collections import Counter
 from collections.abc import Iterable
 
 import msgspec
@@ -41,8 +42,8 @@ class Queues:
         if queue is not None:
             return queue
         self._db.execute(
-            "INSERT INTO ringpost_queue(name, ready, waiting, scheduled, dead, bytes, puts, ends)"
-            " VALUES (?, 0, 0, 0, 0, 0, 0, 0)",
+            "INSERT INTO ringpost_queue(name, ready, waiting, scheduled, dead, bytes, puts, ends, kept)"
+            " VALUES (?, 0, 0, 0, 0, 0, 0, 0, 0)",
             (name,),
         )
         return self._keep(Queue(self._db.last_insert_rowid(), name, crc_seed(name)))
@@ -63,10 +64,30 @@ class Queues:
 class Tally:
     """How one queue's counters change in this turn."""
 
-    __slots__ = ("bytes", "dead", "ends", "puts", "ready", "scheduled", "waiting")
+    __slots__ = ("bytes", "dead", "ends", "kept", "puts", "ready", "scheduled", "waiting")
 
     def __init__(self) -> None:
-        self.ready = self.waiting = self.scheduled = self.dead = self.bytes = self.puts = self.ends = 0
+        self.ready = self.waiting = self.scheduled = self.dead = 0
+        self.bytes = self.puts = self.ends = self.kept = 0
+
+    def values(self) -> tuple[int, ...]:
+        """Give the changes in the order of the columns."""
+        return (
+            self.ready,
+            self.waiting,
+            self.scheduled,
+            self.dead,
+            self.bytes,
+            self.puts,
+            self.ends,
+            self.kept,
+        )
+
+    def end(self, rows: int, size: int) -> None:
+        """Count rows that end, and their bytes."""
+        self.ends += rows
+        self.bytes -= size
+        self.kept += size
 
     def count(self, state: int, by: int) -> None:
         """Count rows that enter a state, or leave it where `by` is negative."""
@@ -91,6 +112,7 @@ class Turn:
         "fence",
         "keeps",
         "letters",
+        "missed",
         "now_ms",
         "over",
         "progressed",
@@ -125,6 +147,7 @@ class Turn:
         self.watched = False  # somebody waits for ids
         self.rang: set[int] = set()  # numbers of queues with something new to claim
         self.touched: list[bytes] = []  # ids that changed, where somebody waits for ids
+        self.missed: Counter[tuple[str, str]] = Counter()  # events that a suspended subscription did not get
         self.letters: list[Message] = []  # what tells others of the ends that the store itself made
         self.keeps: set[int] = set()  # how long what was put is to be kept
         self.seq = 0  # the highest sequence number that this turn gave out
@@ -158,6 +181,6 @@ class Turn:
         for no, tally in self._tallies.items():
             self.db.execute(
                 "UPDATE ringpost_queue SET ready = ready + ?, waiting = waiting + ?, scheduled = scheduled + ?,"
-                " dead = dead + ?, bytes = bytes + ?, puts = puts + ?, ends = ends + ? WHERE no = ?",
-                (tally.ready, tally.waiting, tally.scheduled, tally.dead, tally.bytes, tally.puts, tally.ends, no),
+                " dead = dead + ?, bytes = bytes + ?, puts = puts + ?, ends = ends + ?, kept = kept + ? WHERE no = ?",
+                (*tally.values(), no),
             )

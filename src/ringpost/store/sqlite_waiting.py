@@ -4,12 +4,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 
 from ringpost.store.port import Woken
-from ringpost.store.wakeup import Bell
+from ringpost.store.wakeup import Bell, tone
 
 POLL_S = 1.0
 
 Look = Callable[[frozenset[str], frozenset[bytes], bool], Awaitable[Woken]]
-Number = Callable[[str], int | None]
 
 
 class Waiter:
@@ -34,11 +33,10 @@ class Waiter:
 class Waiting:
     """All that wait in this process; on the loop's thread, but for `wants`, `idle` and `watching`."""
 
-    def __init__(self, bell: Bell, look: Look, number: Number) -> None:
+    def __init__(self, bell: Bell, look: Look) -> None:
         self._loop = asyncio.get_running_loop()
         self._bell = bell
         self._look = look
-        self._number = number  # of a queue, as the file has it
         self._waiters: list[Waiter] = []
         self._poll: asyncio.Task[None] | None = None
         self.watching = False  # somebody here waits for ids
@@ -86,15 +84,14 @@ class Waiting:
         """Tell this process's store thread and the other processes what is waited for here."""
         self.watching = any(waiter.ids for waiter in self._waiters)
         self.idle = frozenset().union(*(waiter.queues for waiter in self._waiters))
-        numbers = [number for name in self.idle if (number := self._number(name)) is not None]
-        self._bell.wait_for(numbers, watching=self.watching)
+        self._bell.wait_for([tone(name) for name in self.idle], watching=self.watching)
 
     def _heard(self) -> None:
         rings = self._bell.heard()
         ids = [id for ring in rings for id in ring.each_id()]
-        numbers = {number for ring in rings for number in ring.queues}
-        if numbers:
-            queues = [name for name in self.idle if self._number(name) in numbers]
+        tones = {heard for ring in rings for heard in ring.queues}
+        if tones:
+            queues = [name for name in self.idle if tone(name) in tones]
             self.rang(queues, ids)
             self._show()
         else:

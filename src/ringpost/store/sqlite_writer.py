@@ -15,9 +15,10 @@ import apsw
 from msgspec import Struct
 
 from ringpost.contract.errors import StoreError
+from ringpost.core import lease
 from ringpost.core.message import Message, Settlement
 from ringpost.settings import Settings
-from ringpost.store import sqlite_claim, sqlite_put, sqlite_schema, sqlite_settle
+from ringpost.store import sqlite_claim, sqlite_notes, sqlite_put, sqlite_schema, sqlite_settle
 from ringpost.store.highwater import HighWater
 from ringpost.store.hostclock import HostClock
 from ringpost.store.port import Claimed, Put
@@ -54,6 +55,7 @@ class Ask(Struct, eq=False):
     messages: Sequence[Message] = ()
     want: Want | None = None
     act: Callable[[Turn], Any] | None = None
+    early: bool = False  # renewals come before everything: what is alive is never swept in the same turn
     reads: bool = False
     durable: bool = True
     reply: Any = None  # the future that waits for it
@@ -288,6 +290,9 @@ class Writer:
 
     def _work(self, turn: Turn, asks: list[Ask]) -> None:
         turn.register.look()
+        for ask in asks:
+            if ask.early and ask.act is not None:
+                ask.value = ask.act(turn)
         settlements = [one for ask in asks for one in ask.settlements]
         settled = sqlite_settle.settle_all(turn, settlements) if settlements else []
         staged = [m for one, won in zip(settlements, settled, strict=True) if won for m in one.staged]
@@ -305,11 +310,13 @@ class Writer:
                 at += len(ask.settlements)
             if ask.want is not None:
                 ask.value = self._claim(turn, ask.want, ask.value or [])
-            if ask.act is not None:
+            if ask.act is not None and not ask.early:
                 ask.value = ask.act(turn)
         while turn.letters:
             letters, turn.letters = turn.letters, []
             self._put(turn, letters, None)
+        if turn.missed:
+            sqlite_notes.count_gaps(turn)
         if turn.keeps and (turn.now_ms // 60_000 != self._marked_minute or not turn.keeps <= self._keeps):
             mark(turn, turn.keeps)
         turn.write_tallies()
@@ -348,7 +355,7 @@ class Writer:
 
     def _note_access(self, started_ms: int) -> None:
         """Keep since when writing was possible without a stall: only then may others' leases be swept."""
-        now_ms, patience_ms = self._clock.uptime_ms(), self._settings.lease_s * 1000 / 3
+        now_ms, patience_ms = self._clock.uptime_ms(), lease.sweep_after_s(self._settings.lease_s) * 1000
         if now_ms - started_ms > patience_ms or now_ms - self.last_write_ms > patience_ms:
             self.writable_since_ms = now_ms
         self.last_write_ms = now_ms

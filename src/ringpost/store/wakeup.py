@@ -11,6 +11,7 @@ import random
 import socket
 from collections.abc import Iterable
 from pathlib import Path
+from zlib import crc32
 
 import msgspec
 
@@ -22,8 +23,13 @@ _NOBODY = bytes(SLOTS)
 _IDS_MAX = 1000  # of one datagram: 16 kB
 
 
+def tone(queue: str) -> int:
+    """Give what a queue is rung by. Two of one tone wake each other for nothing, which does no harm."""
+    return crc32(queue.encode())
+
+
 class Ring(msgspec.Struct, array_like=True, gc=False):
-    """What a datagram says: numbers of queues with something new, ids that changed."""
+    """What a datagram says: tones of queues with something new, ids that changed."""
 
     queues: list[int]
     ids: bytes
@@ -82,13 +88,13 @@ class Bell:
 
     # --- of this process, on the loop's thread
 
-    def wait_for(self, queues: Iterable[int], *, watching: bool) -> None:
+    def wait_for(self, tones: Iterable[int], *, watching: bool) -> None:
         """Say what this process waits for; with nothing it is busy and isn't rung."""
         if self._slot is None:
             return
         bits = 0
-        for no in queues:
-            bits |= 1 << (no % (BITMAP_BYTES * 8))
+        for each in tones:
+            bits |= 1 << (each % (BITMAP_BYTES * 8))
         start = SLOTS + self._slot * BITMAP_BYTES
         self._table[start : start + BITMAP_BYTES] = bits.to_bytes(BITMAP_BYTES, "little")
         self._table[self._slot] = (IDLE if bits else 0) | (WATCHING if watching else 0)
@@ -121,16 +127,16 @@ class Bell:
             flag & WATCHING for slot, flag in enumerate(flags) if flag and slot != self._slot
         )
 
-    def ring(self, queues: Iterable[int], ids: list[bytes]) -> None:
+    def ring(self, tones: Iterable[int], ids: list[bytes]) -> None:
         """Wake one idle process for each queue, and all that wait for ids."""
         flags = self._table[:SLOTS]
         if flags == _NOBODY:
             return
         others = [slot for slot, flag in enumerate(flags) if flag and slot != self._slot]
         random.shuffle(others)
-        for no in queues:
+        for each in tones:
             for slot in others:
-                if self._table[slot] & IDLE and self._waits(slot, no) and self._send(slot, [no], []):
+                if self._table[slot] & IDLE and self._waits(slot, each) and self._send(slot, [each], []):
                     break
         if ids:
             for slot in others:
@@ -138,8 +144,8 @@ class Bell:
                     for at in range(0, len(ids), _IDS_MAX):
                         self._send(slot, [], ids[at : at + _IDS_MAX])
 
-    def _waits(self, slot: int, no: int) -> bool:
-        bit = no % (BITMAP_BYTES * 8)
+    def _waits(self, slot: int, heard: int) -> bool:
+        bit = heard % (BITMAP_BYTES * 8)
         return bool(self._table[SLOTS + slot * BITMAP_BYTES + bit // 8] & (1 << bit % 8))
 
     def _send(self, slot: int, queues: list[int], ids: list[bytes]) -> bool:

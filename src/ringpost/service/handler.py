@@ -42,7 +42,6 @@ class Handler(Struct, frozen=True, kw_only=True, eq=False):
     operation: Operation[Any, Any] | None = None
     event: Event[Any] | None = None
     plan: Plan | None = None
-    from_beginning: bool = False  # of a new subscription: also what is still kept of the past
     concurrency: int = 128
     retry: Mapping[type[Exception], Retry]
     max_run_s: float = 900.0

@@ -1,1 +1,275 @@
-"""What a process hosts: the services, their pipeline and worker, the store and the way to other processes."""
+"""What a process hosts: the services, their pipeline and worker, the store and the way to other processes.
+
+It is the Local of client and door: calls and messages for a handler that is here end in it.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from ringpost.client.router import Router
+from ringpost.contract.contract import events_of
+from ringpost.contract.errors import UsageError
+from ringpost.contract.operation import Event, Operation
+from ringpost.contract.vocabulary import Provider
+from ringpost.core.call import Accepted, Call
+from ringpost.core.message import Answer
+from ringpost.service import verdict
+from ringpost.service.acceptance import Acceptance
+from ringpost.service.assembly import Assembly, assembled
+from ringpost.service.context import Means
+from ringpost.service.handler import Handler
+from ringpost.service.inject import Resources
+from ringpost.service.pipeline import Pipeline
+from ringpost.service.register import Door, Register
+from ringpost.service.service import Service
+from ringpost.service.threads import Threads
+from ringpost.service.worker import Worker, Working
+from ringpost.settings import Settings
+from ringpost.store.port import Store
+
+_GRACE_S = 20.0
+_LAST_S = 2.0
+
+
+class Health(Struct, frozen=True):
+    """How a process is. `reasons`: why new requests shall go elsewhere; empty when it is ready."""
+
+    ready: bool
+    reasons: tuple[str, ...]
+    calls: int
+    working: Working | None
+
+
+class Host:
+    """Run services in this event loop: `start`, then `call` and `accept`, then `stop`.
+
+    The store is open before and closed after, by whoever opened it. `overrides` are providers that take the place of
+    those that provide the same type. `give_up` is called with the reason when the process should end and be restarted.
+    Raises UsageError for services that can't run.
+    """
+
+    def __init__(
+        self,
+        services: Sequence[Service],
+        store: Store | None,
+        settings: Settings,
+        *,
+        overrides: Sequence[Provider] = (),
+        give_up: Callable[[str], None] | None = None,
+    ) -> None:
+        self._assembly: Assembly = assembled(services, overrides)
+        self._store = store
+        self._settings = settings
+        self._give_up = give_up
+        self._state = "starting"
+        self.instance = secrets.token_hex(8)
+        self._started: _Started | None = None
+        self._router: Router | None = None
+
+    # --- what is here
+
+    @property
+    def store(self) -> Store | None:
+        """The store of this process, if it has one."""
+        return self._store
+
+    @property
+    def router(self) -> Router:
+        """The way of calls from here."""
+        return self._running().router
+
+    @property
+    def handlers(self) -> Mapping[str, Handler]:
+        """The handlers by queue."""
+        return self._assembly.handlers
+
+    @property
+    def operations(self) -> Mapping[str, Operation[Any, Any]]:
+        """The operations that are implemented here, by full name."""
+        return {
+            handler.name: handler.operation
+            for handler in self._assembly.handlers.values()
+            if handler.operation is not None
+        }
+
+    @property
+    def events(self) -> Mapping[str, Event[Any]]:
+        """The events that are known here, by full name: of the contracts, and those that are listened to."""
+        known = {
+            event.full_name: event
+            for service in self._assembly.services
+            for contract in service.contracts
+            for event in events_of(contract).values()
+        }
+        for handler in self._assembly.handlers.values():
+            if handler.event is not None:
+                known[handler.name] = handler.event
+        return known
+
+    def health(self) -> Health:
+        """Say how this process is, and whether new requests shall come here."""
+        started = self._started
+        working = None if started is None or started.worker is None else started.worker.working()
+        reasons: list[str] = []
+        if self._state != "serving":
+            reasons.append(self._state)
+        if working is not None and working.stalled:
+            reasons.append("messages wait, slots are free, and none is taken")
+        if started is not None and started.threads_lost():
+            reasons.append("half of the threads of a handler are lost")
+        calls = 0 if started is None else started.pipeline.running
+        return Health(not reasons, tuple(reasons), calls, working)
+
+    # --- Local
+
+    def serves(self, operation: str) -> bool:
+        """Say whether a handler for the operation (full name) is here."""
+        handler = self._assembly.handlers.get(operation)
+        return handler is not None and handler.operation is not None
+
+    async def call(self, call: Call) -> Answer:
+        """Run the pipeline and give its answer. Never raises but for cancellation, which ends the handler."""
+        handler = self._assembly.handlers.get(call.operation)
+        if handler is None or handler.operation is None:
+            return verdict.refusal(verdict.NOT_FOUND, f"{call.operation} isn't served here.", call.operation)
+        return await self._running().pipeline.handle_call(handler, call)
+
+    async def accept(self, call: Call) -> Accepted | Answer:
+        """Write the request first, born running here, and start it; an Answer where it was refused.
+
+        What isn't served here is put for who serves it. Once written it is handled, whatever becomes of the caller.
+        """
+        return await self._running().acceptance.accept(self._assembly.handlers.get(call.operation), call)
+
+    # --- life
+
+    async def start(self, work: bool, *, thread: bool = True) -> None:
+        """Make the resources, write the notes, and serve; with `work` messages are claimed as well.
+
+        `thread=False` renews leases on the loop, for virtual time. Raises what a resource raises, StoreError.
+        """
+        if work and self._store is None:
+            self._refuse_without_store()
+        loop = asyncio.get_running_loop()
+        assembly = self._assembly
+        router = Router(self._settings, self, self._store)
+        resources = Resources(assembly.sources.values())
+        await resources.open()
+        try:
+            threads = Threads(assembly.thread_count(), self._lost_threads)
+            pipeline = Pipeline(Means(self._settings, self._store, router, loop))
+            assembly.bind(pipeline, resources, threads, loop)
+            started = _Started(assembly, router, resources, threads, pipeline, self._store, self._settings)
+            if self._store is not None:
+                await started.attach(self._store, work=work, thread=thread, give_up=self._give_up)
+        except BaseException:
+            await resources.close()
+            raise
+        self._started = started
+        self._state = "serving"
+
+    async def announce(self, url: str) -> None:
+        """Note in the store that calls reach this process at the URL, for as long as it lives."""
+        register = self._running().register
+        if register is not None:
+            door = Door(self.instance, url, tuple(self.operations), tuple(self._assembly.handlers))
+            await register.announce(door, self._settings.lease_s)
+
+    def drain(self) -> None:
+        """Be not ready from now on; what comes is still served."""
+        self._state = "stopping"
+
+    async def stop(self, grace_s: float = _GRACE_S) -> None:
+        """Claim no more, let what runs end for `grace_s` seconds, then cancel and release it; end the resources."""
+        self.drain()
+        started, self._started = self._started, None
+        if started is not None:
+            await started.stop(grace_s)
+
+    def _running(self) -> "_Started":
+        if self._started is None:
+            raise UsageError("This host isn't running: start it first.")
+        return self._started
+
+    def _lost_threads(self, handlers: str) -> None:
+        if self._give_up is not None:
+            self._give_up(f"half of the threads of {handlers} are held by handlers that never end")
+
+    def _refuse_without_store(self) -> None:
+        needing = [handler.queue for handler in self._assembly.handlers.values() if handler.operation is None]
+        if needing:
+            raise UsageError(
+                f"{needing[0]} needs a store to take its messages from, and this process has none. Set `store` in "
+                "ringpost.toml or RINGPOST_STORE, as in sqlite:///ringpost.db."
+            )
+
+
+class _Started:
+    """All that is there only while a host runs."""
+
+    def __init__(
+        self,
+        assembly: Assembly,
+        router: Router,
+        resources: Resources,
+        threads: Threads,
+        pipeline: Pipeline,
+        store: Store | None,
+        settings: Settings,
+    ) -> None:
+        self._assembly = assembly
+        self.router = router
+        self._resources = resources
+        self._threads = threads
+        self.pipeline = pipeline
+        self._settings = settings
+        self.worker: Worker | None = None
+        self.register: Register | None = None
+        self.acceptance = Acceptance(store, pipeline, settings)
+
+    async def attach(self, store: Store, *, work: bool, thread: bool, give_up: Callable[[str], None] | None) -> None:
+        """Write the notes and begin to work."""
+        handlers = self._assembly.handlers
+        self.register = Register(store, handlers, self._assembly.failure_queues())
+        await self.register.write()
+        await self.register.describe_events(
+            (event, service.name)
+            for service in self._assembly.services
+            for contract in service.contracts
+            for event in events_of(contract).values()
+        )
+        self.worker = worker = Worker(
+            store,
+            self.pipeline,
+            handlers.values(),
+            lease_s=self._settings.lease_s,
+            claiming=work,
+            give_up=give_up,
+        )
+        self.pipeline.reservations.holder = lambda: worker.holder
+        self.acceptance.worker = worker
+        await worker.start(thread=thread)
+
+    def threads_lost(self) -> bool:
+        return any(
+            slots.lost * 2 >= slots.total for slots in map(self.pipeline.slots, self._assembly.handlers.values())
+        )
+
+    async def stop(self, grace_s: float) -> None:
+        self.acceptance.worker = None
+        try:
+            await asyncio.gather(self._stop_worker(grace_s), self.pipeline.close(grace_s, _LAST_S))
+            if self.register is not None:
+                await self.register.withdraw()
+            await self.router.close()
+        finally:
+            self._threads.close()
+            await self._resources.close()
+
+    async def _stop_worker(self, grace_s: float) -> None:
+        if self.worker is not None:
+            await self.worker.stop(grace_s)

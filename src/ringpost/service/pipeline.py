@@ -102,7 +102,7 @@ class Pipeline:
         self._calls = 0
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._reservations = Reservations(means, self._spawn)
+        self.reservations = Reservations(means, self.spawn)
 
     # --- set-up
 
@@ -141,11 +141,11 @@ class Pipeline:
             return await self._until_finished(bound, call)
         if call.owned:
             return await self._answer(bound, call)
-        return await self._spawn(self._answer(bound, call))
+        return await self.spawn(self._answer(bound, call))
 
     async def _until_finished(self, bound: Bound, call: Call) -> Answer:
         """Run a handler that goes on when its caller goes away, or has waited long enough."""
-        task = self._spawn(self._answer(bound, call))
+        task = self.spawn(self._answer(bound, call))
         try:
             return await self._in_time(task, call.deadline_s)
         except DeadlineExceeded:
@@ -194,14 +194,14 @@ class Pipeline:
 
     async def _keyed(self, bound: Bound, call: Call, request: object, key: str) -> Answer:
         """Run a call under a key: the reservation first, the answer with the effect in one commit after."""
-        delivery = await self._reservations.make(bound.handler, call, key)
+        delivery = await self.reservations.make(bound.handler, call, key)
         if isinstance(delivery, Answer):
             return delivery
         ctx = self._context(bound, call, delivery)
         try:
             answer, error = await self._run(bound, ctx, request, delivery.ref)
         except BaseException:
-            self._reservations.remove(delivery)
+            self.reservations.remove(delivery)
             raise
         staged = ctx._end()
         if error is None:
@@ -209,7 +209,7 @@ class Pipeline:
         elif isinstance(error, bound.raises) and isinstance(error, Problem):
             answer, staged, failed = self._failed_call(bound, ctx, error), (), True
         else:
-            self._reservations.remove(delivery)
+            self.reservations.remove(delivery)
             return self._failed_call(bound, ctx, error)
         settlement = Settlement(
             delivery,
@@ -218,7 +218,7 @@ class Pipeline:
             staged,
             cause=Cause.PROBLEM if failed else Cause.NONE,
         )
-        return await self._committed(bound, call, self._reservations.settle(settlement), answer)
+        return await self._committed(bound, call, self.reservations.settle(settlement), answer)
 
     def _context(self, bound: Bound, call: Call, delivery: Delivery | None) -> Context:
         ends_s = self._time() + bound.max_run_s
@@ -255,7 +255,7 @@ class Pipeline:
         over meanwhile learns that it may have been done."""
         name = bound.handler.name
         try:
-            refused = await self._in_time(self._spawn(commit), call.deadline_s)
+            refused = await self._in_time(self.spawn(commit), call.deadline_s)
         except DeadlineExceeded:
             detail = "The time was over while the outcome was being committed."
             return verdict.refusal(verdict.TOO_LATE, detail, name, processed=True)
@@ -312,8 +312,8 @@ class Pipeline:
         ctx = Context(self._means, handler, None, delivery, task, self._time() + bound.max_run_s)
         try:
             request = bound.decode(delivery.body)
-        except InvalidRequest as error:
-            return self._dead(bound, delivery, Cause.UNDECODABLE, error)
+        except InvalidRequest as unfit:
+            return self._dead(bound, delivery, Cause.UNDECODABLE, unfit)
         if b'"hops"' in delivery.headers and ctx._envelope.hops >= HOPS_MAX:
             return self._dead(bound, delivery, Cause.TOO_FAR, _too_far(ctx._envelope))
         answer, error = await self._run(bound, ctx, request, delivery.ref)
@@ -398,28 +398,30 @@ class Pipeline:
         ctx._cancel(cast(Reason, reason))
         return True
 
-    def cancel_calls(self) -> None:
-        """End the calls that are running, as the process stops."""
-        for ctx in list(self._running.values()):
-            if ctx._request is not None:
-                ctx._cancel("shutdown")
-
     @property
     def running(self) -> int:
         """How many handlings are under way."""
         return len(self._running)
 
-    async def close(self, timeout_s: float) -> None:
-        """Wait for calls and commits under way, then end them."""
-        if self._tasks:
-            _, left = await asyncio.wait(self._tasks, timeout=timeout_s)
-            for task in left:
-                task.cancel()
-            if left:
-                await asyncio.wait(left, timeout=timeout_s)
+    async def close(self, grace_s: float, last_s: float) -> None:
+        """Let calls and commits under way end for `grace_s` seconds; then end the handlers, and after `last_s` all."""
+        await self._ended(grace_s)
+        for ctx in list(self._running.values()):
+            if ctx._request is not None:
+                ctx._cancel("shutdown")
+        await self._ended(last_s)
+        for task in self._tasks:
+            task.cancel()
+        await self._ended(last_s)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    async def _ended(self, timeout_s: float) -> None:
+        """Wait until nothing runs beside, or the time is over."""
+        until_s = self._time() + timeout_s
+        while self._tasks and self._time() < until_s:
+            await asyncio.wait(self._tasks, timeout=until_s - self._time())
 
     def _sweep(self) -> None:
         """End what has run for too long. One timer serves all; it stops when nothing runs."""
@@ -430,7 +432,7 @@ class Pipeline:
                 ctx._cancel("deadline" if by_caller else "max_run")
         self._timer = self._loop.call_later(SWEEP_S, self._sweep) if self._running else None
 
-    def _spawn(self, work: Coroutine[Any, Any, _T]) -> "asyncio.Task[_T]":
+    def spawn(self, work: Coroutine[Any, Any, _T]) -> "asyncio.Task[_T]":
         """Run something beside the current task, and keep it alive."""
         task = self._loop.create_task(work)
         self._tasks.add(task)

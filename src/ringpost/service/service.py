@@ -148,12 +148,14 @@ class Service:
         """Listen to an event of any service. The subscription is durable, made at the first start and kept while the
         service is down; it is removed by command only.
 
-        `name`: for a second handler of the same event. `from_beginning`: begin with the events that are still kept.
+        `name`: for a second handler of the same event. `from_beginning` isn't in this version.
         """
         if isinstance(event, Operation):
             raise UsageError(f"on takes an event; {_full(event)} is an operation. Use implements.")
         if not isinstance(event, Event):
             raise UsageError(f"on takes an event such as Accounts.registered, not {_what(event)}.")
+        if from_beginning:
+            raise UsageError("from_beginning=True isn't in this version: no store keeps events that have been told.")
         full_name = event.full_name
         queue = f"{self.name}.on.{full_name}"
         if name is not None:
@@ -174,7 +176,6 @@ class Service:
                 nothing,
                 checked,
                 event=event,
-                from_beginning=from_beginning,
             )
 
         return cast(Handles[T, None], _Declaring(self, declare))
@@ -192,7 +193,7 @@ class Service:
     ) -> Handles[Tick, None]: ...
     @overload
     def schedule(
-        self, *, every: Seconds, name: str = ..., overlap: bool = False, **options: Unpack[HandlerOptions]
+        self, /, *, every: Seconds, name: str = ..., overlap: bool = False, **options: Unpack[HandlerOptions]
     ) -> Handles[Tick, None]: ...
     def schedule(
         self,
@@ -203,7 +204,7 @@ class Service:
         tz: str = "UTC",
         name: str | None = None,
         overlap: bool = False,
-        **options: Unpack[HandlerOptions],
+        **options: Any,
     ) -> Handles[Tick, None]:
         """Run a handler by the clock: a cron line in a time zone, or every so many seconds, aligned to the epoch.
 
@@ -216,7 +217,7 @@ class Service:
             raise UsageError(f'schedule takes a cron line such as "0 3 * * *" or every=, not {cron!r}.')
         plan = Plan(cron=cron or "", tz=tz, every_s=0.0 if every is None else seconds(every, "every"), overlap=overlap)
         schedules.check(plan)
-        checked = _options(options, "schedule")
+        checked = _options(cast(HandlerOptions, options), "schedule")
         codecs = Codec[Any](Tick), Codec[Any](None)
 
         def declare(function: Callable[..., Any], frame: FrameType) -> None:
@@ -240,9 +241,8 @@ class Service:
             raise UsageError(f"implements takes an operation; {_full(operation)} is an event. Use on.")
         if not isinstance(operation, Operation):
             raise UsageError(f"implements takes an operation such as Accounts.register, not {_what(operation)}.")
-        typed = cast(Operation[Any, Any], operation)
-        full_name = typed.full_name
-        if not any(one is typed for contract in self.contracts for one in operations_of(contract).values()):
+        full_name = operation.full_name
+        if not any(one is operation for contract in self.contracts for one in operations_of(contract).values()):
             raise UsageError(
                 f"{full_name} belongs to none of the contracts of the service {self.name}: "
                 f"Service({', '.join([one.__name__ for one in self.contracts] + ['…'])})."
@@ -266,12 +266,12 @@ class Service:
         event: Event[Any] | None = None,
         plan: Plan | None = None,
         raises: tuple[type[Problem], ...] = (),
-        from_beginning: bool = False,
     ) -> None:
         if queue in self.handlers:
             raise UsageError(f"{name} is handled twice in the service {self.name}.")
         _check_function(function, name)
         in_loop = is_async(function)
+        chosen: dict[str, Any] = {"concurrency": CONCURRENCY_ASYNC if in_loop else CONCURRENCY_DEF, **options}
         self.handlers[queue] = Handler(
             work=work,
             service=self.name,
@@ -286,8 +286,7 @@ class Service:
             event=event,
             plan=plan,
             raises=raises,
-            from_beginning=from_beginning,
-            **{"concurrency": CONCURRENCY_ASYNC if in_loop else CONCURRENCY_DEF, **options},
+            **chosen,
         )
 
 

@@ -13,10 +13,11 @@ class Slots:
     A slot is `lost` while a `def` handler that was given up still holds its thread; it comes back when that ends.
     """
 
-    __slots__ = ("freed", "lost", "total", "used")
+    __slots__ = ("freed", "lost", "name", "total", "used")
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, name: str = "") -> None:
         self.total = total
+        self.name = name
         self.used = 0
         self.lost = 0
         self.freed: Callable[[], None] | None = None  # called when a slot becomes free again in a full set

@@ -12,7 +12,9 @@ from ringpost.service.slots import Slots
 class Threads:
     """The threads of one process. `close()` doesn't wait for handlers that were given up."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, half_lost: Callable[[str], None] | None = None) -> None:
+        """`half_lost` is called with an operation's name when half of its slots or more are lost."""
+        self._half_lost = half_lost
         self._pool = ThreadPoolExecutor(max(count, 1), thread_name_prefix="ringpost-handler")
 
     async def run(self, slots: Slots, function: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> Any:
@@ -37,6 +39,8 @@ class Threads:
     def _give_up(self, slots: Slots, running: Future[Any]) -> None:
         loop = asyncio.get_running_loop()
         slots.lose()
+        if self._half_lost is not None and slots.lost * 2 >= slots.total:
+            self._half_lost(slots.name)
 
         def ended(_: Future[Any]) -> None:
             try:

@@ -1,0 +1,146 @@
+"""Calls that become messages: written first, born running under this process's lease, and handled at once.
+
+Nothing turns from one into the other: it is a message from the beginning, and a crash at any moment re-runs it.
+"""
+
+import asyncio
+import logging
+from typing import Any
+
+from msgspec.json import Encoder
+
+from ringpost.client.options import OWN_HEADERS
+from ringpost.client.posting import new_id
+from ringpost.contract.contract import find_operation
+from ringpost.contract.errors import InvalidRequest, RingpostError
+from ringpost.contract.operation import Operation
+from ringpost.core.call import Accepted, Call
+from ringpost.core.idempotency import dedup_id, digest
+from ringpost.core.keep import keep_s
+from ringpost.core.line import line_id
+from ringpost.core.message import Answer, Envelope, Message, Reservation
+from ringpost.service import verdict
+from ringpost.service.handler import Handler
+from ringpost.service.pipeline import Pipeline
+from ringpost.service.reservation import refused
+from ringpost.service.worker import Worker
+from ringpost.settings import Settings
+from ringpost.store.port import Put, Store
+
+_LOG = logging.getLogger("ringpost.service")
+_RETRY_S = 1.0
+_encode = Encoder().encode
+
+# Of an HTTP request's headers these say nothing to a handler that runs later, or must not be kept.
+_LEFT_BEHIND = OWN_HEADERS | {
+    "accept",
+    "accept-encoding",
+    "accept-language",
+    "authorization",
+    "cookie",
+    "forwarded",
+    "origin",
+    "proxy-authorization",
+    "referer",
+    "traceparent",
+    "tracestate",
+    "user-agent",
+    "via",
+}
+
+
+class Acceptance:
+    """Take requests that are to be handled later, or are at once and whose caller doesn't wait."""
+
+    def __init__(self, store: Store | None, pipeline: Pipeline, settings: Settings) -> None:
+        self._store = store
+        self._pipeline = pipeline
+        self._settings = settings
+        self.worker: Worker | None = None  # none: nothing is started here, others take it
+
+    async def accept(self, handler: Handler | None, call: Call) -> Accepted | Answer:
+        """Write the request, and start it if it is for a handler of this process and a slot is free."""
+        if self._store is None:
+            detail = "This process has no store: it can answer, but not later."
+            return verdict.refusal(verdict.UNAVAILABLE, detail, call.operation)
+        if handler is None or handler.operation is None:
+            admitted = self._unserved(call)
+        else:
+            admitted = await self._served(handler, call)
+        if isinstance(admitted, Answer):
+            return admitted
+        # Who goes away meanwhile must not leave a message that is running and that nobody runs.
+        return await asyncio.shield(self._pipeline.spawn(self._written(self._store, handler, call, admitted)))
+
+    async def _served(self, handler: Handler, call: Call) -> Message | Answer:
+        admitted = await self._pipeline.admit(handler, call)
+        if isinstance(admitted, Answer):
+            return admitted
+        assert handler.operation is not None
+        return self._message(handler.operation, call, *admitted)
+
+    def _unserved(self, call: Call) -> Message | Answer:
+        operation = find_operation(call.operation)
+        if operation is None:
+            return verdict.refusal(verdict.NOT_FOUND, f"{call.operation} isn't known here.", call.operation)
+        try:
+            request = operation.request.decode(call.body)
+        except InvalidRequest as error:
+            return verdict.invalid(error, call.operation)
+        return self._message(operation, call, request, call.idempotency_key or operation.dedup_key(request))
+
+    async def _written(self, store: Store, handler: Handler | None, call: Call, message: Message) -> Accepted | Answer:
+        worker, slots = self.worker, None
+        if worker is not None and handler is not None and message.line is None:
+            # In a line others may be before it: then it waits like any message.
+            slots = self._pipeline.slots(handler)
+            if slots.take():
+                message.reserve = Reservation(worker.holder, self._settings.lease_s)
+        put: Put | None = None
+        try:
+            (put,) = await store.put((message,))
+        except RingpostError as error:
+            _LOG.error("a request to %s could not be written", call.operation, exc_info=error)
+        finally:
+            if slots is not None and message.reserve is not None and (put is None or put.delivery is None):
+                slots.give()
+        if put is None:
+            detail = "The store can't take the request now."
+            return verdict.refusal(verdict.UNAVAILABLE, detail, call.operation, retry_after_s=_RETRY_S)
+        if put.refused:
+            return refused(put, call.operation)
+        if put.delivery is not None:
+            assert worker is not None
+            worker.accept(put.delivery)
+        return Accepted(put.id, put.duplicate, put.receivers, store.facts.level)
+
+    def _message(self, operation: Operation[Any, Any], call: Call, request: object, key: str | None) -> Message:
+        name = operation.full_name
+        identity = "" if call.identity is None else call.identity.id
+        line = operation.line_key(request)
+        envelope = Envelope(
+            operation=name,
+            trace=call.trace,
+            tracestate=call.tracestate,
+            key=line or "",
+            identity=identity,
+            claims={} if call.identity is None else call.identity.claims,
+            headers={
+                header: value
+                for header, value in call.headers.items()
+                if header not in _LEFT_BEHIND and not header.startswith("ringpost-")
+            },
+        )
+        return Message(
+            id=new_id(),
+            queue=name,
+            body=call.body,
+            headers=_encode(envelope),
+            priority=call.priority,
+            ttl_s=operation.ttl_s,
+            line=None if line is None else line_id(operation.contract_name, line),
+            dedup=None if key is None else dedup_id(identity, name, key),
+            digest=None if key is None else digest(call.body),
+            keep_s=keep_s(keyed=key is not None, waited_for=True),
+            caller=identity or None,
+        )

@@ -1,0 +1,138 @@
+"""From the declarations of services to what runs: everything is checked here, before the first request."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from ringpost.contract.errors import UsageError, listed
+from ringpost.contract.vocabulary import Provider
+from ringpost.service.context import Context
+from ringpost.service.handler import Handler
+from ringpost.service.inject import Injector, Resources, itself
+from ringpost.service.pipeline import Pipeline
+from ringpost.service.provide import Parameter, Sources, hints_of, name_of, parameters_of, source_of
+from ringpost.service.service import Service, check_request, unimplemented
+from ringpost.service.slots import Slots
+from ringpost.service.threads import Threads
+
+_BLOCKING = "ringpost.blocking"
+
+
+class Assembly(Struct, frozen=True):
+    """The services of one process, checked: handlers by queue, and by service what they are provided with."""
+
+    services: tuple[Service, ...]
+    handlers: dict[str, Handler]
+    parameters: dict[str, tuple[Parameter, ...]]  # by queue, beside the request
+    sources: dict[str, Sources]
+
+    def thread_count(self) -> int:
+        """Say how many `def` handlers may run at once."""
+        return sum(handler.concurrency for handler in self.handlers.values() if not handler.is_async)
+
+    def failure_queues(self) -> dict[str, str]:
+        """Say by queue who hears of its dead messages. The death of a farewell is told to nobody."""
+        queues: dict[str, str] = {}
+        for queue, handler in self.handlers.items():
+            listener = f"{handler.service}.on_failure"
+            queues[queue] = listener if listener in self.handlers and handler.work != "failure" else ""
+        return queues
+
+    def bind(self, pipeline: Pipeline, resources: Resources, threads: Threads, loop: asyncio.AbstractEventLoop) -> None:
+        """Make the handlers known to the pipeline, each compiled to what is called."""
+        failure_queues = self.failure_queues()
+        for service in self.services:
+            sources = self.sources[service.name]
+            for queue, handler in service.handlers.items():
+                slots = Slots(handler.concurrency, handler.name)
+                givens = _givens(handler, self.parameters[queue], loop)
+                injector = Injector(sources, resources.of(sources), threads, givens)
+                pipeline.bind(
+                    handler,
+                    slots,
+                    injector.invoke(handler.function, handler.is_async, self.parameters[queue], slots),
+                    middleware=service.middleware,
+                    authenticate=service.authenticate if handler.work == "operation" else None,
+                    failure_queue=failure_queues[queue],
+                )
+
+
+def assembled(services: Sequence[Service], overrides: Sequence[Provider] = ()) -> Assembly:
+    """Check services that shall run together. Raises UsageError for the first thing that can't work."""
+    if not services:
+        raise UsageError("There is nothing to run: give at least one Service.")
+    extra = [source_of(provider) for provider in overrides]
+    assembly = Assembly(tuple(services), {}, {}, {})
+    for service in services:
+        if not isinstance(service, Service):
+            raise UsageError(f"{service!r} isn't a Service.")
+        if service.name in assembly.sources:
+            raise UsageError(f"Two services are called {service.name!r}: give one of them a name, Service(…, name=…).")
+        missing = unimplemented(service)
+        if missing:
+            raise UsageError(
+                f"The service {service.name} has no handler for {listed(missing)}. Write one with "
+                f"@{service.name}.implements(…); what isn't offered yet doesn't belong into its contract."
+            )
+        sources = Sources(service.name, service.resources, service.provides, extra)
+        sources.resource_order()
+        assembly.sources[service.name] = sources
+        for queue, handler in service.handlers.items():
+            _add(assembly, queue, handler, sources)
+    return assembly
+
+
+def _add(assembly: Assembly, queue: str, handler: Handler, sources: Sources) -> None:
+    if queue in assembly.handlers:
+        others = assembly.handlers[queue].service
+        raise UsageError(f"{handler.name} is handled by two services of this process, {others} and {handler.service}.")
+    hints = hints_of(handler.function) if handler.hints is None else handler.hints
+    check_request(handler, hints)
+    handler.request.prepare()
+    handler.reply.prepare()
+    parameters = parameters_of(handler.function, skip=1, hints=hints)
+    _check_contexts(handler, parameters)
+    given = frozenset(one.type for one in parameters if _is_context(one.type))
+    sources.provide_order(parameters, given | {Context}, name_of(handler.function))
+    assembly.handlers[queue] = handler
+    assembly.parameters[queue] = parameters
+
+
+def _check_contexts(handler: Handler, parameters: Sequence[Parameter]) -> None:
+    """Refuse a context of the wrong kind: one would be awaited in a thread, the other would block the loop."""
+    for parameter in parameters:
+        if not _is_context(parameter.type):
+            continue
+        name = name_of(handler.function)
+        if handler.is_async and parameter.type is not Context:
+            raise UsageError(f"{name} is `async def`: let it take ringpost.Context, not ringpost.blocking.Context.")
+        if not handler.is_async and parameter.type is Context:
+            raise UsageError(
+                f"{name} is `def` and runs in a thread: let it take ringpost.blocking.Context, or make it `async def`."
+            )
+
+
+def _is_context(form: object) -> bool:
+    return form is Context or _is_blocking(form)
+
+
+def _is_blocking(form: object) -> bool:
+    """Say whether it is blocking.Context. Who annotates with it has loaded it; this room must not."""
+    return isinstance(form, type) and form.__module__ == _BLOCKING and form.__name__ == "Context"
+
+
+def _givens(
+    handler: Handler, parameters: Sequence[Parameter], loop: asyncio.AbstractEventLoop
+) -> Mapping[object, Callable[[Any], object]]:
+    """Give the types that need no provider, each with what makes it of the handling's context."""
+    givens: dict[object, Callable[[Any], object]] = {Context: itself}
+    for parameter in parameters:
+        if _is_blocking(parameter.type):
+            givens[parameter.type] = _blocking(parameter.type, loop)
+    return givens
+
+
+def _blocking(form: Any, loop: asyncio.AbstractEventLoop) -> Callable[[Any], object]:
+    return lambda ctx: form.onto_loop(ctx, loop)

@@ -45,4 +45,4 @@ Gone(5, since=5)  # wrong
 Gone(5, where="here")  # wrong
 Accounts.register(NewUser("a", "b"))  # wrong
 Accounts.registered(User("1", "a"))  # wrong
-Accounts.regster  # wrong
+print(Accounts.regster)  # wrong

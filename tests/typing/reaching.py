@@ -86,9 +86,9 @@ async def wrong(client: Client, sender: Sender) -> None:
     await client.publish(Accounts.register, NEW)  # wrong
     await client.publish(Accounts.registered, NEW)  # wrong
     await sender.call(Accounts.register, NEW)  # wrong
-    (await client.call(Accounts.register, NEW)).street  # wrong
-    (await client.send(Accounts.register, NEW)).email  # wrong
-    (await client.call(Accounts.find, {"text": "ada"})).email  # wrong
-    (await client.call_or_send(Accounts.register, NEW)).email  # wrong
+    print((await client.call(Accounts.register, NEW)).street)  # wrong
+    print((await client.send(Accounts.register, NEW)).email)  # wrong
+    print((await client.call(Accounts.find, {"text": "ada"})).email)  # wrong
+    print((await client.call_or_send(Accounts.register, NEW)).email)  # wrong
     user: str = await client.call(Accounts.register, NEW)  # wrong
     print(user)

@@ -77,6 +77,8 @@ class Codec(Generic[T]):
         if len(body) >= SHORTEST_TOO_DEEP_BYTES and too_deep(body):
             raise self._invalid([], f"JSON nests deeper than {DEPTH_MAX}")
         try:
+            if not body.isascii():
+                body.decode()  # The reader skips what it doesn't know without looking whether it is UTF-8.
             return self._read(body)
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
             raise self._unread(error, body) from None
@@ -137,12 +139,14 @@ class Codec(Generic[T]):
             return self._invalid([], "the body is empty")
         if isinstance(error, RecursionError):
             return self._invalid([], f"JSON nests deeper than {DEPTH_MAX}")
-        if isinstance(error, msgspec.ValidationError):
-            return self._invalid(*locate(error, body, self._read))
         try:
             document = cast(object, msgspec.json.decode(body))
         except (msgspec.DecodeError, UnicodeDecodeError) as malformed:
             return self._invalid([], f"not JSON: {_reason(malformed)}")
+        if isinstance(error, msgspec.ValidationError):
+            return self._invalid(*locate(error, document, self._read))
+        if isinstance(error, UnicodeDecodeError):
+            return self._invalid([], f"not JSON: {_reason(error)}")
         loc, detail = models.mismatch(cast(ValueError, error))
         return self._invalid(existing(loc, document), detail[:1].lower() + detail[1:])
 

@@ -2,10 +2,11 @@
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable, Iterable
 from enum import Enum
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NewType, TypeVar, Union, cast, get_args, get_origin
+from typing import Annotated, Any, Literal, NewType, Union, cast, get_args, get_origin
 
 import msgspec
 import msgspec.inspect as shapes
@@ -22,6 +23,7 @@ _SCALARS: dict[object, tuple[type, ...]] = {
     float: (float, int),
     bool: (bool,),
 }
+_AN = re.compile(r"(?i)[aio]|e(?!u)|u(?!ni|r|s|t)")  # an Order, a User
 _HOW = "Make it a dataclass (or a msgspec Struct, an attrs class, a TypedDict, a pydantic model)."
 
 
@@ -105,7 +107,7 @@ def article(name: str) -> str:
     """Put `a` or `an` before a name; `None`, `Any` and unions stand alone."""
     if name in ("None", "Any") or " | " in name:
         return name
-    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
+    return f"{'an' if _AN.match(name) else 'a'} {name}"
 
 
 def example(form: object) -> str:
@@ -189,18 +191,13 @@ def _untranslatable(form: object, what: str, reason: str) -> str:
             f"{what} is {shown(form)}: JSON doesn't tell these Structs apart. Tag each of them:"
             f" class {_first_record(form)}(Struct, tag=True)."
         )
-    if "more than one dict-like type" in reason or "custom type" in reason:
+    if any(kind in reason for kind in ("dict-like type", "dataclass or attrs type", "custom type")):
         return (
             f"{what} is {shown(form)}: JSON doesn't tell these types apart. Make them msgspec Structs with a tag:"
             f" class {_first_record(form)}(Struct, tag=True)."
         )
-    return f"{what} is {shown(form)}, which can't be written as JSON. {reason}."
+    return f"{what} is {shown(form)}, which can't be written as JSON: {reason}."
 
 
 def _first_record(form: object) -> str:
     return next((shown(member) for member in members(form) if is_record(member)), "Order")
-
-
-def type_variables(form: object) -> tuple[TypeVar, ...]:
-    """Give the type variables that a form leaves open."""
-    return cast("tuple[TypeVar, ...]", getattr(form, "__parameters__", ()) if not isinstance(form, type) else ())

@@ -13,7 +13,6 @@ from ringpost.contract.forms import shown
 from ringpost.contract.problem import Problem, problem_type
 from ringpost.contract.vocabulary import Effect, OperationOptions, Priority, Reply, Request, Seconds, T, seconds
 
-_NONE = cast(Any, None)  # The type form of "nothing comes back".
 _OPERATION_OPTIONS = tuple(OperationOptions.__annotations__)
 _PRIORITIES = ("high", "normal", "low")
 _EFFECTS = ("read", "idempotent")
@@ -63,7 +62,7 @@ class Operation(Generic[Request, Reply]):
     def __init__(
         self,
         request: TypeForm[Request],
-        reply: TypeForm[Reply] = _NONE,
+        reply: TypeForm[Reply] = None,  # type: ignore[assignment]  # noqa: RUF013 (None is a type form too)
         /,
         *,
         raises: Sequence[type[Problem]] = (),

@@ -25,13 +25,12 @@ def pointer(tokens: Sequence[Token]) -> str:
     return "".join("/" + str(token).replace("~", "~0").replace("/", "~1") for token in tokens)
 
 
-def locate(error: Exception, body: bytes, read: Read) -> tuple[list[Token], str]:
-    """Give the place that msgspec complains of and what is wrong there, without the path."""
+def locate(error: msgspec.ValidationError, document: object, read: Read) -> tuple[list[Token], str]:
+    """Give the place that msgspec complains of and what is wrong there, without the path. Uses the document up."""
     text = str(error)
     place = _PLACE.fullmatch(text)
-    if place is None or not isinstance(error, msgspec.ValidationError):
+    if place is None:
         return [], _lowered(text)
-    document = cast(object, msgspec.json.decode(body))
     tokens, node = _Walk(document, text, read).follow(place["path"] or "$", ends_in_key=place["key"] is not None)
     what = place["what"]
     field = _FIELD.fullmatch(what)

@@ -13,7 +13,8 @@ from itertools import islice
 from msgspec import Struct, structs
 
 from ringpost.contract.errors import StoreError
-from ringpost.core import farewell, ids, life, notes
+from ringpost.core import farewell, ids, lease, life, notes
+from ringpost.core.keep import KEEP_DEAD_S
 from ringpost.core.life import Happening
 from ringpost.core.message import (
     Answer,
@@ -46,11 +47,9 @@ from ringpost.store.port import (
 )
 
 FIRST_FENCE = 1 << 24
-LOSSES_MAX = 5
 FAILURES_KEPT = 5
-KEEP_DEAD_S = 30 * 24 * 3600
 
-# What a settlement is in the table of life, by the state that it asks for.
+# What a settlement is in the table of life, by the state that it asks for and whether it charges an attempt.
 _HAPPENINGS = {
     State.SUCCEEDED: Happening.SUCCEED,
     State.FAILED: Happening.SUCCEED,
@@ -154,7 +153,9 @@ class MemoryStore:
     def _subscribers(self, event: str, now_ms: int) -> list[str]:
         prefix = notes.subscription(event, "")
         return sorted(
-            name[len(prefix) :] for name, note in self._notes.items() if name.startswith(prefix) and note.alive(now_ms)
+            name.removeprefix(prefix)
+            for name, note in self._notes.items()
+            if name.startswith(prefix) and note.alive(now_ms) and not notes.decode_subscription(note.value).suspended
         )
 
     def _full(self, message: Message) -> bool:
@@ -217,6 +218,7 @@ class MemoryStore:
             taken: list[Row] = []
             for queue, wanted in want.items():
                 if self._paused(queue, now_ms):
+                    self._alarm.clear(queue)
                     continue
                 rows = self._take(queue, wanted, suspects, now_ms)
                 suspects -= sum(row.suspect for row in rows)
@@ -387,16 +389,17 @@ class MemoryStore:
     def _lose(self, row: Row, now_ms: int) -> None:
         """Take a row from a worker that is lost."""
         row.losses += 1
-        if row.kind is Kind.CALL:
-            self._remove(row)
-        elif row.cancel_asked:
-            self._end(row, Happening.LEASE_END, State.CANCELLED, Cause.CANCELLED, now_ms)
-        elif row.losses >= LOSSES_MAX:
-            self._end(row, Happening.LEASE_END, State.DEAD, Cause.WORKER_LOST, now_ms)
-        else:
-            self._drop_hold(row)
-            self._rows.watch_expiry(row)
-            self._move(row, row.state, Happening.LEASE_END, State.READY)
+        match lease.after_loss(row.losses, cancel_asked=row.cancel_asked, kind=row.kind):
+            case None:
+                self._remove(row)
+            case State.CANCELLED:
+                self._end(row, Happening.LEASE_END, State.CANCELLED, Cause.CANCELLED, now_ms)
+            case State.DEAD:
+                self._end(row, Happening.LEASE_END, State.DEAD, Cause.WORKER_LOST, now_ms)
+            case back:
+                self._drop_hold(row)
+                self._rows.watch_expiry(row)
+                self._move(row, row.state, Happening.LEASE_END, back)
 
     def _make_due(self, now_ms: int) -> bool:
         row = self._rows.pop_due(now_ms)
@@ -427,7 +430,7 @@ class MemoryStore:
     # --- moves
 
     def _move(self, row: Row, before: State | None, happening: Happening, to: State) -> None:
-        assert to in life.allowed(before, happening), f"{before} -{happening}-> {to}"
+        assert to in life.allowed(before, happening, row.kind), f"{before} -{happening}-> {to}"
         self._rows.set_state(row, to)
         if to is State.READY:
             self._alarm.ring_queue(row.queue)
@@ -445,14 +448,15 @@ class MemoryStore:
         told: bool = False,
     ) -> None:
         """Bring a row to its end and wake the next of its line. `told`: whoever ends it tells the others himself."""
-        assert to in life.allowed(row.state, happening), f"{row.state} -{happening}-> {to}"
+        assert to in life.allowed(row.state, happening, row.kind), f"{row.state} -{happening}-> {to}"
         self._drop_hold(row)
         row.cause, row.answer, row.progress, row.settled_ms = cause, answer, None, now_ms
         self._rows.set_ended(row, to, now_ms + 1000 * (KEEP_DEAD_S if to is State.DEAD else row.keep_s))
         self._alarm.ring_id(row.id)
-        self._pass_on(row)
+        if to is not State.DEAD or not self._queue(row.queue).halt:
+            self._pass_on(row)
         if not told:
-            for letter in farewell.letters(row.ended(self._failure_queue(row.queue)), now_ms):
+            for letter in farewell.letters(row.ended(self._queue(row.queue).on_failure), now_ms):
                 self._put(letter, now_ms, limited=False)
 
     def _pass_on(self, row: Row) -> None:
@@ -480,9 +484,9 @@ class MemoryStore:
                 raise StoreError("the memory store is closed; what was in it is gone")
             yield self._clock()
 
-    def _failure_queue(self, queue: str) -> str:
-        note = self._notes.get(notes.queue(queue))
-        return "" if note is None else notes.decode_queue(note.value).on_failure
+    def _queue(self, name: str) -> notes.Queue:
+        note = self._notes.get(notes.queue(name))
+        return notes.Queue() if note is None else notes.decode_queue(note.value)
 
     # --- notes
 
@@ -500,6 +504,9 @@ class MemoryStore:
     async def note_drop(self, name: str) -> bool:
         with self._turn() as now_ms:
             kept = self._notes.pop(name, None)
+            paused = name.removeprefix(notes.pause(""))
+            if paused != name:
+                self._alarm.ring_queue(paused)
             return kept is not None and kept.alive(now_ms)
 
     async def notes(self, prefix: str = "") -> list[Note]:

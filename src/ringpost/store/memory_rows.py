@@ -9,6 +9,7 @@ from heapq import heappop, heappush
 
 from msgspec import Struct
 
+from ringpost.core import lease
 from ringpost.core.message import (
     Answer,
     Cause,
@@ -23,8 +24,6 @@ from ringpost.core.message import (
     State,
 )
 from ringpost.store.port import Filter
-
-SUSPECT_LOSSES = 2
 
 
 class Row(Struct):
@@ -67,7 +66,7 @@ class Row(Struct):
 
     @property
     def suspect(self) -> bool:
-        return self.losses >= SUSPECT_LOSSES
+        return lease.suspect(self.losses)
 
     def overdue(self, now_ms: int) -> bool:
         return self.expires_ms is not None and self.expires_ms <= now_ms
@@ -137,7 +136,7 @@ class Row(Struct):
             expires_ms=self.expires_ms,
             cancel_asked=self.cancel_asked,
             keep_s=self.keep_s,
-            headers=self.headers,
+            headers=self.headers if bodies else b"{}",
             body=self.body if bodies else b"",
             answer=self.answer,
             progress=self.progress,

@@ -1,1 +1,1 @@
-"""For users' tests: the harness with virtual time and seeded faults, and the conformance suite that every store passes."""
+"""For users' tests: the harness with virtual time and seeded faults, and the conformance suite that stores pass."""

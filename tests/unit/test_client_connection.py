@@ -111,8 +111,10 @@ async def test_the_sweep_runs_only_while_something_waits() -> None:
             expired.set()
 
     sweep = Sweep(loop)
-    sweep.add(Waiting())
+    sweep.watch(Waiting())
     sweep.arm()
     await asyncio.wait_for(expired.wait(), 5)
-    assert sweep._timer is None
+    assert sweep.timer is not None  # it looks once more
+    await asyncio.sleep(0.02)
+    assert sweep.timer is None
     sweep.close()

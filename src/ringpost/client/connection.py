@@ -14,7 +14,7 @@ from typing import cast
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from msgspec import Struct
 
-from ringpost.client.sweep import Sweep
+from ringpost.client.sweep import NEVER_S, Sweep
 from ringpost.contract.errors import DeadlineExceeded, TransportError, Unavailable
 from ringpost.wire.http import Response
 
@@ -22,7 +22,7 @@ DRAIN_S = 1.0
 CHECK_IDLE_S = 1.0  # idle for longer than this: look whether the other side has closed before writing
 STREAM_SILENCE_S = 60.0  # a stream that says nothing for so long is broken; ours sends a comment every 15 s
 STREAM_BUFFER_BYTES = 256 * 1024
-_NO_BODY: list[bytes] = []
+_TOO_MUCH_HEAD = "its headers are too many or too long"
 
 
 class Limits(Struct, frozen=True):
@@ -31,6 +31,26 @@ class Limits(Struct, frozen=True):
     body_bytes: int = 1024 * 1024
     head_bytes: int = 16 * 1024
     head_count: int = 100
+
+
+class Received(Struct, gc=False):
+    """An answer as it came; its headers are read only where somebody asks."""
+
+    status: int
+    body: bytes
+    fields: list[tuple[bytes, bytes]]
+    stream: "Stream | None" = None
+
+    def response(self) -> Response:
+        """Give it as door and transport exchange it."""
+        content_type = ""
+        headers: list[tuple[str, str]] = []
+        for raw_name, raw_value in self.fields:
+            name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+            headers.append((name, value))
+            if name == "content-type":
+                content_type = value
+        return Response(self.status, self.body, tuple(headers), content_type, self.stream)
 
 
 class Phase(IntEnum):
@@ -52,7 +72,6 @@ _IDLE, _BUSY, _DRAINING, _STREAMING, _CLOSED = (
     Phase.STREAMING,
     Phase.CLOSED,
 )
-_COMMON = {name: name.decode() for name in (b"content-type", b"content-length", b"date", b"retry-after", b"vary")}
 
 
 class Broken(Exception):
@@ -61,9 +80,6 @@ class Broken(Exception):
 
 class Connection(asyncio.Protocol):
     """What the parser and the loop call back. `released` is told when it is free again, `closed` when it is gone."""
-
-    deadline_s: float = 0.0
-    idle_since_s: float = 0.0
 
     def __init__(
         self,
@@ -74,6 +90,8 @@ class Connection(asyncio.Protocol):
         closed: Callable[["Connection"], None],
         name: str,
     ) -> None:
+        self.deadline_s = NEVER_S
+        self.idle_since_s = 0.0
         self._loop = loop
         self._sweep = sweep
         self._limits = limits
@@ -82,13 +100,15 @@ class Connection(asyncio.Protocol):
         self._name = name
         self._transport: asyncio.Transport | None = None
         self._phase = Phase.CONNECTING
-        self._answer: asyncio.Future[Response] | None = None
+        self._answer: asyncio.Future[Received] | None = None
         self._stream: Stream | None = None
         self._streams = False
         self._parser = HttpResponseParser(self)
-        self._headers: list[tuple[bytes, bytes]] = []
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._body = b""
         self._chunks: list[bytes] = []
-        self._head_bytes = self._field_bytes = self._field_count = self._body_bytes = 0
+        self._head_bytes = self._body_bytes = 0
+        self._field_count = 0
         self._head_done = False
         self._complete = False
         self._reusable = True
@@ -106,7 +126,7 @@ class Connection(asyncio.Protocol):
             return False
         return now_s - self.idle_since_s < CHECK_IDLE_S or not _readable(transport)
 
-    def begin(self, data: bytes, deadline_s: float, *, streams: bool = False) -> asyncio.Future[Response]:
+    def begin(self, data: bytes, deadline_s: float, streams: bool = False) -> asyncio.Future[Received]:
         """Write a request in one piece and give the future of its answer. The connection must be usable."""
         transport = self._transport
         assert transport is not None and self._phase is _IDLE
@@ -114,12 +134,12 @@ class Connection(asyncio.Protocol):
         self._streams = streams
         self.deadline_s = deadline_s
         answer = self._answer = self._loop.create_future()
-        self._sweep.add(self)
-        self._sweep.arm()
+        if self._sweep.timer is None:
+            self._sweep.arm()
         transport.write(data)
         return answer
 
-    def abandon(self, answer: asyncio.Future[Response]) -> None:
+    def abandon(self, answer: asyncio.Future[Received]) -> None:
         """Wait for this answer no longer; drain it aside for a second, then close.
 
         It may have come meanwhile, and the connection be somebody else's already: then nothing is to be done.
@@ -128,7 +148,6 @@ class Connection(asyncio.Protocol):
             self._phase = _DRAINING
             self._answer = None
             self.deadline_s = self._loop.time() + DRAIN_S
-            self._sweep.add(self)
             self._sweep.arm()
 
     def close(self) -> None:
@@ -160,12 +179,15 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's isn't a subclass
         self._phase = _IDLE
         self.idle_since_s = self._loop.time()
+        self._sweep.watch(self)
 
     def data_received(self, data: bytes) -> None:
         phase = self._phase
         if phase is not _BUSY and phase is not _DRAINING and phase is not _STREAMING:
             self._abort()  # an answer that nobody asked for: who knows to whom the next one would belong
             return
+        if not self._head_done:
+            self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade) as error:
@@ -175,10 +197,10 @@ class Connection(asyncio.Protocol):
             self._reusable = False
         if self._complete:
             self._finish()
-        elif not self._head_done:
-            self._head_bytes += len(data)
-            if self._head_bytes > self._limits.head_bytes:
-                self._fail(_broken(self._name, Broken("its headers are too long")))
+        elif (not self._head_done and self._head_bytes > self._limits.head_bytes) or (
+            len(self._fields) > self._limits.head_count
+        ):
+            self._fail(_broken(self._name, Broken(_TOO_MUCH_HEAD)))
 
     def eof_received(self) -> bool | None:
         return False  # close our half too
@@ -186,7 +208,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._phase is not _CLOSED:
             detail = f" ({exc})" if exc else ""
-            begun = "in the middle of its answer" if self._head_bytes or self._headers else "without an answer"
+            begun = "in the middle of its answer" if self._head_bytes else "without an answer"
             self._fail(
                 Unavailable(
                     f"{self._name} closed the connection {begun}{detail}. It may have done what was asked.",
@@ -203,17 +225,19 @@ class Connection(asyncio.Protocol):
             self._reusable = False  # a second answer to one request
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._field_bytes += len(name) + len(value) + 4
-        self._field_count += 1
-        if self._field_bytes > self._limits.head_bytes or self._field_count > self._limits.head_count:
-            raise Broken("its headers are too many or too long")
-        if not self._head_done:  # trailers are read over
-            self._headers.append((name, value))
+        self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
         if self._complete or self._parser.get_status_code() < 200:
             return
+        # What was read up to here is at least the head: only where that is too much, it is looked at closely.
+        fields, limits = self._fields, self._limits
+        if len(fields) > limits.head_count or (
+            self._head_bytes > limits.head_bytes and sum([len(n) + len(v) + 4 for n, v in fields]) > limits.head_bytes
+        ):
+            raise Broken(_TOO_MUCH_HEAD)
         self._head_done = True
+        self._field_count = len(fields)  # trailers come after them
         if self._streams and self._phase is _BUSY:
             self._begin_stream()
 
@@ -227,11 +251,14 @@ class Connection(asyncio.Protocol):
         self._body_bytes += len(body)
         if self._body_bytes > self._limits.body_bytes:
             raise Broken(f"it is longer than {self._limits.body_bytes:,} bytes")
-        self._chunks.append(body)
+        if not self._body:
+            self._body = body
+        else:
+            self._chunks.append(body)
 
     def on_message_complete(self) -> None:
         if self._parser.get_status_code() < 200:  # an interim answer: the real one follows
-            self._headers.clear()
+            self._fields.clear()
             return
         if not self._parser.should_keep_alive():
             self._reusable = False
@@ -240,12 +267,15 @@ class Connection(asyncio.Protocol):
     # The end of an answer.
 
     def _finish(self) -> None:
-        self._sweep.drop(self)
-        answer, phase = self._answer, self._phase
-        if phase is _BUSY and answer is not None and not answer.done():
-            answer.set_result(self._response(self._chunks))
-        elif self._stream is not None:
-            self._stream.end(None)
+        self.deadline_s = NEVER_S
+        answer, stream, fields = self._answer, self._stream, self._fields
+        if self._phase is _BUSY and answer is not None and not answer.done():
+            if len(fields) != self._field_count:
+                del fields[self._field_count :]
+            body = b"".join((self._body, *self._chunks)) if self._chunks else self._body
+            answer.set_result(Received(self._parser.get_status_code(), body, fields))
+        elif stream is not None:
+            stream.end(None)
             self._stream = None
         transport = self._transport
         assert transport is not None
@@ -253,29 +283,19 @@ class Connection(asyncio.Protocol):
             self._abort()
             return
         self._answer = None
-        self._headers = []
-        self._chunks = []
-        self._head_bytes = self._field_bytes = self._field_count = self._body_bytes = 0
+        self._fields = []
+        self._body = b""
+        if self._chunks:
+            self._chunks = []
+        self._head_bytes = self._body_bytes = 0
         self._head_done = self._complete = False
         self._phase = _IDLE
         self.idle_since_s = self._loop.time()
         self._released(self)
 
-    def _response(self, chunks: list[bytes]) -> Response:
-        content_type = ""
-        headers: list[tuple[str, str]] = []
-        for raw_name, raw_value in self._headers:
-            name = _COMMON.get(raw_name) or raw_name.decode("latin-1").lower()
-            value = raw_value.decode("latin-1")
-            headers.append((name, value))
-            if name == "content-type":
-                content_type = value
-        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        return Response(self._parser.get_status_code(), body, tuple(headers), content_type)
-
     def _begin_stream(self) -> None:
-        response = self._response(_NO_BODY)
-        if not response.content_type.startswith("text/event-stream"):
+        received = Received(self._parser.get_status_code(), b"", self._fields)
+        if not received.response().content_type.startswith("text/event-stream"):
             return
         answer = self._answer
         assert self._transport is not None
@@ -284,9 +304,9 @@ class Connection(asyncio.Protocol):
         self._phase = _STREAMING
         self.deadline_s = self._loop.time() + STREAM_SILENCE_S
         self._stream = Stream(self._loop, self._transport, self._abort)
-        response.stream = self._stream
+        received.stream = self._stream
         self._answer = None
-        answer.set_result(response)
+        answer.set_result(received)
 
     def _fail(self, error: TransportError) -> None:
         answer, stream = self._answer, self._stream
@@ -297,7 +317,7 @@ class Connection(asyncio.Protocol):
             stream.end(error)
 
     def _abort(self) -> None:
-        self._sweep.drop(self)
+        self._sweep.forget(self)
         self._phase = _CLOSED
         self._answer = None
         self._stream = None

@@ -22,7 +22,7 @@ class Instances:
         self._clock = asyncio.get_running_loop().time
         self._doors: Mapping[str, Sequence[Target]] = {}  # operation → who serves it
         self._read_s = float("-inf")
-        self._refused_s: dict[Target, float] = {}
+        self._refused_s: dict[str, float] = {}  # instance → when
         self._turn = 0
 
     async def serving(self, operation: str) -> Sequence[Target]:
@@ -34,8 +34,8 @@ class Instances:
             self._doors = await self._read()
         doors = self._doors.get(operation, _NOBODY)
         if self._refused_s:
-            self._refused_s = {door: at_s for door, at_s in self._refused_s.items() if now_s - at_s < SKIP_S}
-            doors = [door for door in doors if door not in self._refused_s]
+            self._refused_s = {id: at_s for id, at_s in self._refused_s.items() if now_s - at_s < SKIP_S}
+            doors = [door for door in doors if door.instance not in self._refused_s]
         if len(doors) < 2:
             return doors
         self._turn = turn = (self._turn + 1) % len(doors)
@@ -43,7 +43,7 @@ class Instances:
 
     def refused(self, door: Target) -> None:
         """Pass a door over for five seconds."""
-        self._refused_s[door] = self._clock()
+        self._refused_s[door.instance] = self._clock()
 
     async def _read(self) -> dict[str, list[Target]]:
         doors: dict[str, list[Target]] = {}

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from ringpost.client.deadline import call_deadline_s
 from ringpost.client.instances import Instances
 from ringpost.client.options import check_call_options, check_operation, checked_headers, checked_key, priority_of
-from ringpost.client.outcome import reply_from, reply_of
+from ringpost.client.outcome import decoded, reply_from, reply_of
 from ringpost.client.posting import check_size
+from ringpost.client.request import head, written
 from ringpost.client.target import Target, target_of
 from ringpost.contract.errors import Unavailable
 from ringpost.contract.operation import Operation
@@ -21,10 +22,13 @@ from ringpost.store.port import Store
 from ringpost.wire.http import Response
 
 if TYPE_CHECKING:
+    from ringpost.client.connection import Received
     from ringpost.client.transport import Transport
 
+More = tuple[tuple[str, str], ...]
+
 NO_OPTIONS: CallOptions = {}
-_JSON = ("content-type", "application/json")
+_NO_MORE: More = ()
 _NO_HEADERS: dict[str, str] = {}
 _PRIORITY_WORDS = {Priority.HIGH: "high", Priority.LOW: "low"}
 _WRONG_INSTANCE = 421
@@ -59,8 +63,10 @@ class Router:
         local = self._local
         if local is not None and local.serves(call.operation):
             return reply_of(operation, await local.call(call))
-        response, _ = await self.post(operation, call)
-        return reply_from(operation, response)
+        received, _ = await self._exchange(operation, call, _NO_MORE)
+        if received.status == 200 or received.status == 204:  # its headers say nothing more
+            return decoded(operation, received.body, "")
+        return reply_from(operation, received.response())
 
     def prepared(
         self,
@@ -98,40 +104,43 @@ class Router:
             call.trace, call.tracestate = parent.trace, parent.tracestate
         return call
 
-    async def post(
-        self, operation: Operation[Any, Any], call: Call, more: tuple[tuple[str, str], ...] = ()
-    ) -> tuple[Response, Target]:
-        """Send the call over HTTP to who serves it. An instance that is gone is passed over for the next."""
-        headers = self.headers_of(call, more)
-        path = f"/{operation.contract_name}/{operation.name}"
-        transport = self.transport()
+    async def post(self, operation: Operation[Any, Any], call: Call, more: More = _NO_MORE) -> tuple[Response, Target]:
+        """Send the call over HTTP to who serves it, with more headers; give the answer and who gave it."""
+        received, target = await self._exchange(operation, call, more)
+        return received.response(), target
+
+    async def _exchange(self, operation: Operation[Any, Any], call: Call, more: More) -> "tuple[Received, Target]":
+        transport = self._transport or self.transport()
         target = self._addresses.get(operation.contract_name)
         if target is not None:
-            response = await transport.request(
-                target.origin, "POST", target.prefix + path, headers, call.body, deadline_s=call.deadline_s
-            )
-            return response, target
+            data = self._written(operation, call, target, more)
+            return await transport.exchange(target.origin, data, call.deadline_s), target
         instances = self._instances
         if instances is not None:
+            # One that is gone, or has another service at its port by now, is passed over for the next.
             for target in await instances.serving(call.operation):
+                data = self._written(operation, call, target, more)
                 try:
-                    response = await transport.request(
-                        target.origin,
-                        "POST",
-                        target.prefix + path,
-                        [*headers, ("ringpost-instance", target.instance)],
-                        call.body,
-                        deadline_s=call.deadline_s,
-                    )
+                    received = await transport.exchange(target.origin, data, call.deadline_s)
                 except Unavailable as error:
                     if error.processed != "no":
                         raise
-                    instances.refused(target)
-                    continue
-                if response.status != _WRONG_INSTANCE:
-                    return response, target
+                else:
+                    if received.status != _WRONG_INSTANCE:
+                        return received, target
                 instances.refused(target)
         raise self.nobody(operation)
+
+    def _written(self, operation: Operation[Any, Any], call: Call, target: Target, more: More) -> bytes:
+        """Give the request as it goes out. What is the same for every call of an operation is written once."""
+        begin = target.heads.get(call.operation)
+        if begin is None:
+            begin = target.heads[call.operation] = self._begin(operation, target)
+        if more or call.headers or call.depth or call.trace or call.idempotency_key is not None or _is_special(call):
+            begin += written("", 0, [*more, *_headers_of(call)])
+        remaining_ms = max(1, int((call.deadline_s - self._loop.time()) * 1000))
+        body = call.body
+        return b"%brequest-timeout: %dms\r\ncontent-length: %d\r\n\r\n%b" % (begin, remaining_ms, len(body), body)
 
     async def target(self, operation_or_event: Any) -> Target | None:
         """Give where a contract is reached over HTTP, if anywhere."""
@@ -139,27 +148,6 @@ class Router:
         if target is None and self._instances is not None:
             return next(iter(await self._instances.serving(operation_or_event.full_name)), None)
         return target
-
-    def headers_of(self, call: Call, more: tuple[tuple[str, str], ...] = ()) -> list[tuple[str, str]]:
-        """Give the headers that say what a call is; those that would say the usual are left out."""
-        remaining_ms = max(1, int((call.deadline_s - self._loop.time()) * 1000))
-        headers = [_JSON, ("request-timeout", f"{remaining_ms}ms"), *more]
-        if call.headers:
-            headers.extend(call.headers.items())
-        if call.idempotency_key is not None:
-            headers.append(("idempotency-key", quoted(call.idempotency_key)))
-        if call.priority is not Priority.NORMAL:
-            headers.append(("ringpost-priority", _PRIORITY_WORDS[call.priority]))
-        if call.depth:
-            headers.append(("ringpost-depth", str(call.depth)))
-            headers.append(("ringpost-path", ", ".join(call.path)))
-        if call.attempt != 1:
-            headers.append(("ringpost-attempt", str(call.attempt)))
-        if call.trace:
-            headers.append(("traceparent", call.trace))
-            if call.tracestate:
-                headers.append(("tracestate", call.tracestate))
-        return headers
 
     def nobody(self, operation: Operation[Any, Any]) -> Unavailable:
         """Say everything that was tried."""
@@ -178,8 +166,18 @@ class Router:
     def transport(self) -> "Transport":
         """Give the transport, made at first use: it loads the HTTP parser."""
         if self._transport is None:
-            self._transport = _new_transport(self._settings)
+            # The parser is a driver: only who goes over HTTP loads it.
+            from ringpost.client.transport import Transport
+
+            self._transport = Transport(self._settings)
         return self._transport
+
+    def _begin(self, operation: Operation[Any, Any], target: Target) -> bytes:
+        path = f"{target.prefix}/{operation.contract_name}/{operation.name}"
+        headers = [("content-type", "application/json")]
+        if target.instance:
+            headers.append(("ringpost-instance", target.instance))
+        return head("POST", path, target.origin, headers)
 
     async def close(self) -> None:
         """Close every connection; what is outstanding raises Unavailable."""
@@ -192,8 +190,24 @@ def quoted(key: str) -> str:
     return '"' + key.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _new_transport(settings: Settings) -> "Transport":
-    # The parser is a driver: only who goes over HTTP loads it.
-    from ringpost.client.transport import Transport
+def _is_special(call: Call) -> bool:
+    return call.priority is not Priority.NORMAL or call.attempt != 1
 
-    return Transport(settings)
+
+def _headers_of(call: Call) -> list[tuple[str, str]]:
+    """Give the headers that say what is special about a call."""
+    headers = list(call.headers.items())
+    if call.idempotency_key is not None:
+        headers.append(("idempotency-key", quoted(call.idempotency_key)))
+    if call.priority is not Priority.NORMAL:
+        headers.append(("ringpost-priority", _PRIORITY_WORDS[call.priority]))
+    if call.depth:
+        headers.append(("ringpost-depth", str(call.depth)))
+        headers.append(("ringpost-path", ", ".join(call.path)))
+    if call.attempt != 1:
+        headers.append(("ringpost-attempt", str(call.attempt)))
+    if call.trace:
+        headers.append(("traceparent", call.trace))
+        if call.tracestate:
+            headers.append(("tracestate", call.tracestate))
+    return headers

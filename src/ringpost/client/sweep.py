@@ -4,46 +4,48 @@ import asyncio
 from typing import Protocol
 
 SWEEP_S = 0.01
+NEVER_S = float("inf")
 
 
 class Bounded(Protocol):
-    """Something that waits until an instant of the loop's clock."""
+    """Something that may wait until an instant of the loop's clock; NEVER_S while it doesn't."""
 
     deadline_s: float
 
     def expire(self) -> None:
-        """Take note that the time is over. Called at most once for each time it was added."""
+        """Take note that the time is over. `deadline_s` is NEVER_S by then."""
         ...
 
 
 class Sweep:
-    """Watches what waits. Its timer runs only while anything does."""
+    """Watches what may wait. Its timer runs only while something does: whoever sets a deadline calls `arm`."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._waiting: set[Bounded] = set()
-        self._timer: asyncio.TimerHandle | None = None
-        self.add = self._waiting.add  # the hot path; whoever adds calls `arm` too
-        self.drop = self._waiting.discard
+        self._watched: set[Bounded] = set()
+        self.timer: asyncio.TimerHandle | None = None
+        self.watch = self._watched.add
+        self.forget = self._watched.discard
 
     def arm(self) -> None:
         """Make sure that the timer runs."""
-        if self._timer is None:
-            self._timer = self._loop.call_later(SWEEP_S, self._tick)
+        if self.timer is None:
+            self.timer = self._loop.call_later(SWEEP_S, self._tick)
 
     def close(self) -> None:
         """Watch no longer."""
-        self._waiting.clear()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._watched.clear()
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
 
     def _tick(self) -> None:
-        self._timer = None
+        self.timer = None
         now_s = self._loop.time()
-        over = [one for one in self._waiting if one.deadline_s <= now_s]
-        for one in over:
-            self._waiting.discard(one)
-            one.expire()
-        if self._waiting:
+        waiting = [one for one in self._watched if one.deadline_s != NEVER_S]
+        for one in waiting:
+            if one.deadline_s <= now_s:
+                one.deadline_s = NEVER_S
+                one.expire()
+        if waiting:
             self.arm()

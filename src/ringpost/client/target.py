@@ -3,29 +3,29 @@
 import re
 from urllib.parse import urlsplit
 
-from msgspec import Struct
-
 from ringpost.contract.errors import UsageError
 
 _PATH = re.compile(r"/[\x21-\x7e]*")
 
 
-class Origin(Struct, frozen=True):
-    """Where connections of one pool go to."""
+class Origin:
+    """Where connections of one pool go to. `authority` is the value of Host: the port only where it isn't usual."""
 
-    host: str
-    port: int
-    tls: bool
+    __slots__ = ("authority", "host", "port", "tls", "url")
 
-    @property
-    def authority(self) -> str:
-        """The value of Host: the port only where it isn't the scheme's own."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
+    def __init__(self, host: str, port: int, tls: bool) -> None:
+        self.host = host
+        self.port = port
+        self.tls = tls
+        name = f"[{host}]" if ":" in host else host
+        self.authority = name if port == (443 if tls else 80) else f"{name}:{port}"
+        self.url = f"http{'s' if tls else ''}://{self.authority}"
 
-    @property
-    def url(self) -> str:
-        return f"http{'s' if self.tls else ''}://{self.authority}"
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Origin) and self.url == other.url
+
+    def __hash__(self) -> int:
+        return hash(self.url)
 
 
 def origin_of(url: str) -> tuple[Origin, str]:
@@ -46,12 +46,16 @@ def origin_of(url: str) -> tuple[Origin, str]:
     return Origin(host, port or (443 if tls else 80), tls), prefix
 
 
-class Target(Struct, frozen=True):
+class Target:
     """An origin, the path before every path, and which instance is meant where one is."""
 
-    origin: Origin
-    prefix: str = ""
-    instance: str = ""
+    __slots__ = ("heads", "instance", "origin", "prefix")
+
+    def __init__(self, origin: Origin, prefix: str = "", instance: str = "") -> None:
+        self.origin = origin
+        self.prefix = prefix
+        self.instance = instance
+        self.heads: dict[str, bytes] = {}  # operation → how a request for it begins; the router's
 
 
 def target_of(url: str, instance: str = "") -> Target:

@@ -9,10 +9,11 @@ import ssl
 from collections import deque
 from collections.abc import Sequence
 
-from ringpost.client.connection import Connection, Limits, Phase, Stream
+from ringpost.client.connection import Connection, Limits, Phase, Received
+from ringpost.client.request import whole
 from ringpost.client.sweep import Sweep
 from ringpost.client.target import Origin
-from ringpost.contract.errors import DeadlineExceeded, Unavailable, UsageError
+from ringpost.contract.errors import DeadlineExceeded, Unavailable
 from ringpost.settings import Settings
 from ringpost.wire.http import Response
 
@@ -52,7 +53,6 @@ class _Pool:
     ) -> None:
         self.origin = origin
         self.name = origin.url
-        self.host = origin.authority
         self._loop = loop
         self._sweep = sweep
         self._limits = limits
@@ -125,7 +125,7 @@ class _Pool:
     async def _turn(self, deadline_s: float) -> Connection | None:
         waiter = _Waiter(self._loop, deadline_s, self.name)
         self._waiters.append(waiter)
-        self._sweep.add(waiter)
+        self._sweep.watch(waiter)
         self._sweep.arm()
         try:
             return await waiter.turn
@@ -135,7 +135,7 @@ class _Pool:
                 self._hand_on(waiter.turn.result())
             raise
         finally:
-            self._sweep.drop(waiter)
+            self._sweep.forget(waiter)
 
     def _hand_on(self, connection: Connection | None) -> None:
         """Give a connection, or the place of one, to the next in line."""
@@ -219,7 +219,7 @@ class Transport:
         self._limits = Limits(settings.reply_bytes_max, settings.header_bytes_max, settings.header_count_max)
         self._tls = tls
         self._connections_per_origin = connections_per_origin
-        self._pools: dict[Origin, _Pool] = {}
+        self._pools: dict[str, _Pool] = {}  # by the origin's URL
         self._tidying: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -239,17 +239,21 @@ class Transport:
         With `streams` a `text/event-stream` comes as `Response.stream`; close it. Raises Unavailable,
         DeadlineExceeded, TransportError; `processed` is `no` only where nothing was written.
         """
-        pool = self._pools.get(origin) or self._pool(origin)
-        data = _whole(method, path, pool.host, headers, body)
+        data = whole(method, path, origin, headers, body)
+        return (await self.exchange(origin, data, deadline_s, streams)).response()
+
+    async def exchange(self, origin: Origin, data: bytes, deadline_s: float, streams: bool = False) -> Received:
+        """Send a request that is written out already, and give what came; otherwise as `request`."""
+        pool = self._pools.get(origin.url) or self._pool(origin)
         connection = pool.take() or await pool.wait(deadline_s)
-        answer = connection.begin(data, deadline_s, streams=streams)
+        answer = connection.begin(data, deadline_s, streams)
         try:
             return await answer
         except asyncio.CancelledError:
             if answer.cancelled():
                 connection.abandon(answer)
-            elif answer.exception() is None:
-                await _discard(answer.result())
+            elif answer.exception() is None and (stream := answer.result().stream) is not None:
+                await stream.aclose()  # it came in the moment of cancelling
             raise
 
     async def close(self) -> None:
@@ -270,7 +274,7 @@ class Transport:
             self._pools = {known: pool for known, pool in self._pools.items() if not pool.unused()}
         if origin.tls and self._tls is None:
             self._tls = ssl.create_default_context()
-        pool = self._pools[origin] = _Pool(
+        pool = self._pools[origin.url] = _Pool(
             self._loop,
             self._sweep,
             origin,
@@ -288,23 +292,3 @@ class Transport:
         for pool in self._pools.values():
             pool.tidy(now_s)
         self._tidying = self._loop.call_later(_TIDY_S, self._tidy)
-
-
-async def _discard(response: Response) -> None:
-    """Close the stream of an answer that came in the moment of cancelling."""
-    if isinstance(response.stream, Stream):
-        await response.stream.aclose()
-
-
-def _whole(method: str, path: str, host: str, headers: Sequence[tuple[str, str]], body: bytes) -> bytes:
-    """Give the request as it goes out, in one piece."""
-    fields = "".join([f"{name}: {value}\r\n" for name, value in headers])
-    head = f"{method} {path} HTTP/1.1\r\nhost: {host}\r\n{fields}content-length: {len(body)}\r\n\r\n"
-    # One line break too many would be another header, or another request; a space in the path another version.
-    lines = len(headers) + 4
-    if head.count("\n") != lines or head.count("\r") != lines or path.count(" ") or not path.startswith("/"):
-        raise UsageError(f"A path or header of {method} {path!r} has characters that can't travel.")
-    try:
-        return head.encode("latin-1") + body
-    except UnicodeEncodeError as error:
-        raise UsageError(f"A path or header of {method} {path!r} has characters that can't travel.") from error

@@ -19,6 +19,7 @@ from ringpost.core.idempotency import dedup_id, digest
 from ringpost.core.keep import keep_s
 from ringpost.core.line import line_id
 from ringpost.core.message import Answer, Envelope, Message, Reservation
+from ringpost.core.outcome import invalid_answer
 from ringpost.service import verdict
 from ringpost.service.handler import Handler
 from ringpost.service.pipeline import Pipeline
@@ -62,7 +63,7 @@ class Acceptance:
         """Write the request, and start it if it is for a handler of this process and a slot is free."""
         if self._store is None:
             detail = "This process has no store: it can answer, but not later."
-            return verdict.refusal(verdict.UNAVAILABLE, detail, call.operation)
+            return verdict.refusal("unavailable", detail, call.operation)
         if handler is None or handler.operation is None:
             admitted = self._unserved(call)
         else:
@@ -82,11 +83,11 @@ class Acceptance:
     def _unserved(self, call: Call) -> Message | Answer:
         operation = find_operation(call.operation)
         if operation is None:
-            return verdict.refusal(verdict.NOT_FOUND, f"{call.operation} isn't known here.", call.operation)
+            return verdict.refusal("not_found", f"{call.operation} isn't known here.", call.operation)
         try:
             request = operation.request.decode(call.body)
         except InvalidRequest as error:
-            return verdict.invalid(error, call.operation)
+            return invalid_answer(error, call.operation)
         return self._message(operation, call, request, call.idempotency_key or operation.dedup_key(request))
 
     async def _written(self, store: Store, handler: Handler | None, call: Call, message: Message) -> Accepted | Answer:
@@ -106,7 +107,7 @@ class Acceptance:
                 slots.give()
         if put is None:
             detail = "The store can't take the request now."
-            return verdict.refusal(verdict.UNAVAILABLE, detail, call.operation, retry_after_s=_RETRY_S)
+            return verdict.refusal("unavailable", detail, call.operation, retry_after_s=_RETRY_S)
         if put.refused:
             return refused(put, call.operation)
         if put.delivery is not None:

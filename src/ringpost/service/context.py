@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from types import CoroutineType
-from typing import Any, Literal, cast, final
+from typing import Any, cast, final
 
 from msgspec import Struct
 from msgspec.json import Decoder
@@ -24,13 +24,12 @@ from ringpost.contract.vocabulary import CallOptions, Fits, Options, Reply, Requ
 from ringpost.core import ids
 from ringpost.core.call import Call, Identity
 from ringpost.core.message import Delivery, Envelope, Message, Progress
+from ringpost.core.outcome import Stopped
 from ringpost.service.handler import Handler
 from ringpost.service.schedule import wall_ms
 from ringpost.service.staging import Now, Staging, over, staged
 from ringpost.settings import Settings
 from ringpost.store.port import Report, Store
-
-Reason = Literal["user", "deadline", "caller_gone", "max_run", "lease_lost", "shutdown"]
 
 HOPS_MAX = 100
 _LOG = logging.getLogger("ringpost.handler")
@@ -99,7 +98,7 @@ class Context(Caller):
         self._staging: Staging | None = None
         self._ended = False
         self._asked = False  # the task was cancelled by us
-        self._reason: Reason | None = None
+        self._reason: Stopped | None = None
         self.attempt: int = 1 if delivery is None else delivery.attempt
 
     # What is seldom asked for is worked out when it is, and kept: slots that are still empty come here.
@@ -173,7 +172,7 @@ class Context(Caller):
         return max(self._until_s() - self._means.loop.time(), 0.0)
 
     @property
-    def cancelled(self) -> Reason | None:
+    def cancelled(self) -> Stopped | None:
         """Why this is to end, once it is; an async handler sees CancelledError at its next await as well."""
         if self._reason is None and self._request is not None and self._task.cancelling():
             return "caller_gone"
@@ -282,7 +281,7 @@ class Context(Caller):
 
     # --- for the pipeline
 
-    def _cancel(self, reason: Reason) -> None:
+    def _cancel(self, reason: Stopped) -> None:
         """Show the reason and cancel the task; once only, as cancelling again would disturb the handler's clean-up."""
         self._reason = self._reason or reason
         if not self._asked:

@@ -135,7 +135,7 @@ class Host:
         """Run the pipeline and give its answer. Never raises but for cancellation, which ends the handler."""
         handler = self._assembly.handlers.get(call.operation)
         if handler is None or handler.operation is None:
-            return verdict.refusal(verdict.NOT_FOUND, f"{call.operation} isn't served here.", call.operation)
+            return verdict.refusal("not_found", f"{call.operation} isn't served here.", call.operation)
         return await self._running().pipeline.handle_call(handler, call)
 
     async def accept(self, call: Call) -> Accepted | Answer:

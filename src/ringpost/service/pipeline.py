@@ -11,13 +11,14 @@ from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
-from ringpost.contract.errors import Cancelled, DeadlineExceeded, InvalidRequest, Reject, UsageError
+from ringpost.contract.errors import DeadlineExceeded, InvalidRequest, UsageError
 from ringpost.contract.problem import Problem
 from ringpost.core.call import Call, Identity
 from ringpost.core.handling import handling
 from ringpost.core.message import Answer, Cause, Delivery, Envelope, Message, Settlement, State
+from ringpost.core.outcome import Disposition, Ending, Stopped, declared_answer, invalid_answer
 from ringpost.service import verdict
-from ringpost.service.context import HOPS_MAX, Context, Means, Reason
+from ringpost.service.context import HOPS_MAX, Context, Means
 from ringpost.service.handler import Handler
 from ringpost.service.inject import Invoke
 from ringpost.service.provide import name_of
@@ -32,6 +33,8 @@ SWEEP_S = 0.010
 _BUSY_S = 1.0
 _LOG = logging.getLogger("ringpost.service")
 _NO_CONTENT = Answer(204)
+_SUCCEEDED = Disposition(State.SUCCEEDED, charge=True)
+_REFUSED = Disposition(State.FAILED, Cause.PROBLEM, charge=True)
 _T = TypeVar("_T")
 
 
@@ -77,7 +80,7 @@ class Bound:
                     f"{name_of(self.handler.function)} returned {type(result).__name__}, which isn't in the raises= of "
                     f"{self.handler.name}."
                 )
-            return verdict.problem_answer(result, self.handler)
+            return declared_answer(result, verdict.contract_of(self.handler))
         body = self.encode(result)
         if self.silent:
             return None
@@ -149,19 +152,20 @@ class Pipeline:
         try:
             return await self._in_time(task, call.deadline_s)
         except DeadlineExceeded:
-            return verdict.cancelled_answer("deadline", bound.handler)
+            detail = "The time was over; what was asked for goes on."
+            return verdict.refusal("deadline_exceeded", detail, bound.handler.name, processed=True)
 
     async def _answer(self, bound: Bound, call: Call) -> Answer:
         name = bound.handler.name
         if call.deadline_s <= self._time():
-            return verdict.refusal(verdict.TOO_LATE, "The time was over before the handler began.", name)
+            return verdict.refusal("deadline_exceeded", "The time was over before the handler began.", name)
         if call.depth and (call.depth > DEPTH_MAX or name in call.path):
             path = " → ".join((*call.path, name))
-            return verdict.refusal(verdict.LOOP, f"Calls went {path}: at most {DEPTH_MAX} deep, none twice.", name)
+            return verdict.refusal("loop_detected", f"Calls went {path}: at most {DEPTH_MAX} deep, none twice.", name)
         slots = bound.slots
         if not slots.take():
             detail = f"All {slots.total} slots of {name} are taken in this process."
-            return verdict.refusal(verdict.OVERLOADED, detail, name, retry_after_s=_BUSY_S)
+            return verdict.refusal("overloaded", detail, name, retry_after_s=_BUSY_S)
         try:
             if bound.authenticate is not None and call.identity is None:
                 refused = await self._identify(bound, call)
@@ -173,7 +177,7 @@ class Pipeline:
                 if key is None and bound.keyed:
                     key = self._declared_key(bound, request)
             except InvalidRequest as error:
-                return verdict.invalid(error, name)
+                return invalid_answer(error, name)
             if key is not None:
                 return await self._keyed(bound, call, request, key)
             return await self._plain(bound, call, request)
@@ -187,7 +191,7 @@ class Pipeline:
         answer, error = await self._run(bound, ctx, request, self._calls)
         staged = ctx._end()
         if error is not None:
-            return self._failed_call(bound, ctx, error)
+            return self._failed_call(bound, ctx, error)[1]
         if staged:
             return await self._committed(bound, call, self._put(staged), answer)
         return _NO_CONTENT if answer is None else answer
@@ -206,11 +210,12 @@ class Pipeline:
         staged = ctx._end()
         if error is None:
             failed = answer is not None and answer.status >= 400
-        elif isinstance(error, bound.raises) and isinstance(error, Problem):
-            answer, staged, failed = self._failed_call(bound, ctx, error), (), True
         else:
-            self.reservations.remove(delivery)
-            return self._failed_call(bound, ctx, error)
+            ending, answer = self._failed_call(bound, ctx, error)
+            if ending is not Ending.PROBLEM_RAISED:
+                self.reservations.remove(delivery)
+                return answer
+            staged, failed = (), True
         settlement = Settlement(
             delivery,
             State.FAILED if failed else State.SUCCEEDED,
@@ -227,20 +232,12 @@ class Pipeline:
         task = cast("asyncio.Task[Any]", asyncio.current_task())
         return Context(self._means, bound.handler, call, delivery, task, ends_s)
 
-    def _failed_call(self, bound: Bound, ctx: Context, error: BaseException) -> Answer:
+    def _failed_call(self, bound: Bound, ctx: Context, error: BaseException) -> tuple[Ending, Answer]:
         """Answer a call whose handler raised."""
-        reason = ctx.cancelled
-        if reason is not None and isinstance(error, CancelledError | Cancelled):
-            return verdict.cancelled_answer(reason, bound.handler)
-        if isinstance(error, Problem) and isinstance(error, bound.raises):
-            try:
-                return verdict.problem_answer(error, bound.handler)
-            except InvalidRequest as unfit:
-                error = unfit
-        answer = verdict.failed_answer(error, bound.handler)
-        if answer.status == verdict.HANDLER_ERROR.status:
+        ending, error = verdict.told(bound.handler, error, ctx.cancelled)
+        if ending is Ending.FAILED:
             _LOG.error("the handler of %s failed in a call", bound.handler.name, exc_info=error)
-        return answer
+        return ending, verdict.failed_answer(bound.handler, ending, error)
 
     async def _put(self, staged: Sequence[Message]) -> str:
         """Commit what a call staged; gives why not, if not."""
@@ -258,13 +255,13 @@ class Pipeline:
             refused = await self._in_time(self.spawn(commit), call.deadline_s)
         except DeadlineExceeded:
             detail = "The time was over while the outcome was being committed."
-            return verdict.refusal(verdict.TOO_LATE, detail, name, processed=True)
+            return verdict.refusal("deadline_exceeded", detail, name, processed=True)
         except Exception as error:  # noqa: BLE001 (a border: whatever a store raises, the caller gets an answer)
             _LOG.error("what %s did could not be committed", name, exc_info=error)
             refused = "failed"
         if refused:
             detail = f"What the handler did could not be committed ({refused})."
-            return verdict.refusal(verdict.UNAVAILABLE, detail, name, retry_after_s=_BUSY_S, processed=True)
+            return verdict.refusal("unavailable", detail, name, retry_after_s=_BUSY_S, processed=True)
         return _NO_CONTENT if answer is None else answer
 
     # --- who asks
@@ -275,10 +272,10 @@ class Pipeline:
         try:
             call.identity = await bound.authenticate(call.headers)
         except Problem as problem:
-            return verdict.problem_answer(problem, bound.handler)
+            return declared_answer(problem, verdict.contract_of(bound.handler))
         except Exception as error:  # noqa: BLE001 (a border: the user's hook)
             _LOG.error("authenticate of the service %s failed", bound.handler.service, exc_info=error)
-            return verdict.failed_answer(error, bound.handler)
+            return verdict.failed_answer(bound.handler, Ending.FAILED, error)
         return None
 
     def _declared_key(self, bound: Bound, request: object) -> str | None:
@@ -296,7 +293,7 @@ class Pipeline:
             request = bound.decode(call.body)
             return request, call.idempotency_key or self._declared_key(bound, request)
         except InvalidRequest as error:
-            return verdict.invalid(error, handler.name)
+            return invalid_answer(error, handler.name)
 
     # --- messages
 
@@ -321,37 +318,24 @@ class Pipeline:
         if error is not None:
             return self._failed_message(bound, ctx, delivery, error, charge)
         if answer is not None and answer.status >= 400:
-            return verdict.ended(delivery, State.FAILED, answer, staged, cause=Cause.PROBLEM)
+            return verdict.ended(delivery, _REFUSED, answer, staged)
         if b'"reply_to"' in delivery.headers:
-            return verdict.ended(delivery, State.SUCCEEDED, answer, staged)
+            return verdict.ended(delivery, _SUCCEEDED, answer, staged)
         return Settlement(delivery, State.SUCCEEDED, answer, staged)
 
     def _failed_message(
-        self, bound: Bound, ctx: Context, delivery: Delivery, error: BaseException, charge: bool
+        self, bound: Bound, ctx: Context, delivery: Delivery, error: BaseException, charging: bool
     ) -> Settlement:
         """Settle a message whose handler raised."""
-        reason = ctx._reason
-        if reason is not None and isinstance(error, CancelledError | Cancelled):
-            if reason == "user":
-                return verdict.ended(delivery, State.CANCELLED, None, (), cause=Cause.CANCELLED)
-            if reason != "max_run":
-                return Settlement(delivery, State.READY, charge=False)
+        ending, error = verdict.told(bound.handler, error, ctx.cancelled)
+        if ending is Ending.MAX_RUN:
             over = TimeoutError(f"the handler was still running after max_run, {bound.max_run_s:g} s")
-            return self._retried(bound, delivery, over.with_traceback(error.__traceback__), charge)
-        if isinstance(error, Problem) and isinstance(error, bound.raises):
-            try:
-                answer = verdict.problem_answer(error, bound.handler)
-                return verdict.ended(delivery, State.FAILED, answer, (), cause=Cause.PROBLEM)
-            except InvalidRequest as unfit:
-                return self._retried(bound, delivery, unfit, charge)
-        if isinstance(error, Reject):
-            return self._dead(bound, delivery, Cause.REJECTED, error)
-        return self._retried(bound, delivery, error, charge)
-
-    def _retried(self, bound: Bound, delivery: Delivery, error: BaseException, charge: bool) -> Settlement:
-        settlement = verdict.again(bound.handler, delivery, error, charge=charge, failure_queue=bound.failure_queue)
+            error = over.with_traceback(error.__traceback__)
+        settlement = verdict.failed_settlement(
+            bound.handler, delivery, ending, error, bound.failure_queue, charging=charging
+        )
         if settlement.to is State.DEAD:
-            _LOG.error("%s is dead after %d attempts", _named(delivery), delivery.attempt, exc_info=error)
+            _LOG.error("%s is dead after attempt %d", _named(delivery), delivery.attempt, exc_info=error)
         elif settlement.failure is not None:
             again = f"attempt {delivery.attempt} failed, the next in {settlement.delay_s:.1f} s"
             _LOG.warning("%s: %s", _named(delivery), again, exc_info=error)
@@ -395,7 +379,7 @@ class Pipeline:
         ctx = self._running.get(ref)
         if ctx is None:
             return False
-        ctx._cancel(cast(Reason, reason))
+        ctx._cancel(cast(Stopped, reason))
         return True
 
     @property

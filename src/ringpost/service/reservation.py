@@ -28,6 +28,7 @@ from ringpost.core.message import (
     Settlement,
     State,
 )
+from ringpost.core.outcome import problem_of_end
 from ringpost.service import verdict
 from ringpost.service.context import Means
 from ringpost.service.handler import Handler
@@ -60,7 +61,7 @@ class Reservations:
         store = self._means.store
         if store is None:
             detail = "An idempotency key needs a store to be kept in, and this process has none."
-            return verdict.refusal(verdict.UNAVAILABLE, detail, handler.name)
+            return verdict.refusal("unavailable", detail, handler.name)
         putting = self._spawn(store.put((self._message(handler, call, key),)))
         try:
             # Who gives up meanwhile must not leave a reservation that nobody handles and this process renews.
@@ -71,7 +72,7 @@ class Reservations:
         except RingpostError as error:
             _LOG.error("the key of a call to %s could not be reserved", handler.name, exc_info=error)
             detail = "The store can't take the idempotency key now."
-            return verdict.refusal(verdict.UNAVAILABLE, detail, handler.name, retry_after_s=_RETRY_S)
+            return verdict.refusal("unavailable", detail, handler.name, retry_after_s=_RETRY_S)
         if put.delivery is not None:
             return self._in_time(handler, call, put.delivery)
         return await self._repeated(store, handler, put)
@@ -100,7 +101,7 @@ class Reservations:
         if self._means.loop.time() < call.deadline_s:
             return delivery
         self.remove(delivery)
-        return verdict.refusal(verdict.TOO_LATE, "The time was over before the handler began.", handler.name)
+        return verdict.refusal("deadline_exceeded", "The time was over before the handler began.", handler.name)
 
     def _message(self, handler: Handler, call: Call, key: str) -> Message:
         identity = "" if call.identity is None else call.identity.id
@@ -129,7 +130,7 @@ class Reservations:
             record = None
         if record is None or not record.state.terminal:
             detail = "The first request with this key is still being handled."
-            return verdict.refusal(verdict.IN_FLIGHT, detail, handler.name, retry_after_s=_RETRY_S)
+            return verdict.refusal("in_flight", detail, handler.name, retry_after_s=_RETRY_S)
         return _stored(record, handler)
 
     def _undo(self, putting: "asyncio.Task[list[Put]]") -> None:
@@ -144,12 +145,12 @@ def refused(put: Put, name: str) -> Answer:
     match put.refused:
         case "key_reused":
             detail = "The idempotency key was used before with another request; a key stands for one request."
-            return verdict.refusal(verdict.KEY_REUSED, detail, name)
+            return verdict.refusal("key_reused", detail, name)
         case "full":
             detail = f"The queue of {name} is full."
-            return verdict.refusal(verdict.FULL, detail, name, retry_after_s=_RETRY_S)
+            return verdict.refusal("queue_full", detail, name, retry_after_s=_RETRY_S)
         case _:
-            return verdict.refusal(verdict.NO_ROOM, "The store can't take more now.", name, retry_after_s=_RETRY_S)
+            return verdict.refusal("store_full", "The store can't take more now.", name, retry_after_s=_RETRY_S)
 
 
 def _stored(record: Record, handler: Handler) -> Answer:
@@ -157,6 +158,4 @@ def _stored(record: Record, handler: Handler) -> Answer:
         return record.answer
     if record.state is State.SUCCEEDED:
         return _NO_CONTENT
-    word = record.cause.word if record.state is State.DEAD else record.state.name.lower()
-    kind = verdict.Refusal(500 if record.state is State.DEAD else 409, word, "It ended without an answer")
-    return verdict.refusal(kind, f"The message with this key ended: {word}.", handler.name, processed=True)
+    return problem_of_end(record.state, record.cause, handler.name)

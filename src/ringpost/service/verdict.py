@@ -1,226 +1,137 @@
-"""What an ending means: a result or an exception becomes the answer of a call or the settlement of a message.
-
-One table for both styles, DECISIONS 7 in words: declared Problems are answers; anything else raised is a failure, which
-a call answers with 500 (503 and 504 where a service behind this one didn't answer) and a message is tried again for.
-"""
+"""What an ending becomes: the answer of a call, the settlement of a message. The table is `core/outcome.py`; here are
+clock, chance, the failure's description and the letters that tell of an end."""
 
 import random
 import socket
 import time
 import traceback
-from typing import Any
+from asyncio import CancelledError
+from collections.abc import Sequence
+from datetime import UTC, datetime
 
-from msgspec import Struct
-from msgspec.json import Decoder, Encoder
-
-from ringpost.client.options import when
-from ringpost.contract.errors import (
-    DeadlineExceeded,
-    InvalidRequest,
-    Overloaded,
-    Reject,
-    RetryLater,
-    StoreError,
-    Unavailable,
-)
-from ringpost.contract.problem import PROBLEM_URN, Problem, to_members
-from ringpost.core import retry as retries
+from ringpost.contract.errors import InvalidRequest
+from ringpost.contract.problem import Problem
 from ringpost.core.farewell import letters
-from ringpost.core.message import (
-    Answer,
-    Cause,
-    Delivery,
-    Ended,
-    Envelope,
-    Failure,
-    Message,
-    Settlement,
-    State,
+from ringpost.core.message import Answer, Cause, Delivery, Ended, Failure, Message, Settlement, State
+from ringpost.core.outcome import (
+    Disposition,
+    Ending,
+    Stopped,
+    Tried,
+    call_answer,
+    declared_answer,
+    ending_of,
+    message_disposition,
+    problem_answer,
 )
 from ringpost.service.handler import Handler
 
-_PROBLEM_JSON = "application/problem+json"
-_MESSAGE_MAX = 2048
-_TRACEBACK_MAX = 16 * 1024
-_RETRY_S = 1.0
+RETRY_S = 1.0
+_MESSAGE_BYTES_MAX = 2048
+_TRACEBACK_BYTES_MAX = 16 * 1024
 _FRAMES_MAX = 50
 _HOST = socket.gethostname()
-_encode = Encoder().encode
-_decode_envelope = Decoder(Envelope).decode
-
-
-class Refusal(Struct, frozen=True):
-    """An answer of ours: how its problem body begins."""
-
-    status: int
-    code: str
-    title: str
-
-
-INVALID = Refusal(400, "invalid", "The request doesn't fit")
-IN_FLIGHT = Refusal(409, "in_flight", "A request with this key is being handled")
-KEY_REUSED = Refusal(422, "key_reused", "The key was used with another request")
-REJECTED = Refusal(422, "rejected", "The request was rejected")
-HANDLER_ERROR = Refusal(500, "handler_error", "The handler failed")
-UNAVAILABLE = Refusal(503, "unavailable", "Not available now")
-OVERLOADED = Refusal(503, "overloaded", "Too much to do")
-TOO_LATE = Refusal(504, "deadline_exceeded", "The time was over")
-LOOP = Refusal(508, "loop_detected", "Calls go in a circle or too deep")
-FULL = Refusal(429, "overloaded", "The queue is full")
-NO_ROOM = Refusal(507, "store_full", "The store has no room")
-NOT_FOUND = Refusal(404, "not_found", "No such operation")
 
 
 def refusal(
-    kind: Refusal,
-    detail: str,
-    operation: str,
-    *,
-    retry_after_s: float | None = None,
-    processed: bool = False,
-    **members: Any,
+    code: str, detail: str, operation: str, *, retry_after_s: float | None = None, processed: bool = False
 ) -> Answer:
-    """Answer with a problem of ours."""
-    body = {
-        "type": PROBLEM_URN + kind.code,
-        "title": kind.title,
-        "status": kind.status,
-        "code": kind.code,
-        "detail": detail,
-        "operation": operation,
-        **members,
-    }
-    return Answer(kind.status, _encode(body), _PROBLEM_JSON, retry_after_s, processed)
+    """Answer with a problem of ours before a handler ran."""
+    return problem_answer(code, detail, operation=operation, retry_after_s=retry_after_s, processed=processed)
 
 
-def invalid(error: InvalidRequest, operation: str) -> Answer:
-    """Answer a request that doesn't fit, naming the field."""
-    return refusal(INVALID, str(error), operation, errors=[{"pointer": error.pointer, "detail": error.detail}])
+def contract_of(handler: Handler) -> str:
+    """Give the name of the contract that a handler's Problems belong to."""
+    return "" if handler.operation is None else handler.operation.contract_name
 
 
-def problem_answer(problem: Problem, handler: Handler) -> Answer:
-    """Answer with a declared Problem. Raises InvalidRequest where one of its fields doesn't fit."""
-    contract = "" if handler.operation is None else handler.operation.contract_name
-    return Answer(type(problem).status, _encode(to_members(problem, contract)), _PROBLEM_JSON)
+def told(handler: Handler, error: BaseException, stopped: Stopped | None) -> tuple[Ending, BaseException]:
+    """Tell how a handling ended that raised. A Problem that can't be written is a failure, as its author's mistake."""
+    ending = ending_of(error, handler.raises, stopped, cancelled=isinstance(error, CancelledError))
+    if ending is Ending.PROBLEM_RAISED:
+        try:
+            call_answer(ending, error, handler.name, contract_of(handler), _now())
+        except InvalidRequest as unfit:
+            return Ending.FAILED, unfit
+    return ending, error
 
 
-def failed_answer(error: BaseException, handler: Handler) -> Answer:
-    """Answer a call whose handler raised what is no answer of its own. Nothing internal goes out."""
-    name = handler.name
-    match error:
-        case RetryLater():
-            after_s = _after_s(error)
-            return refusal(UNAVAILABLE, "Try again later.", name, retry_after_s=after_s, processed=True)
-        case Reject():
-            return refusal(REJECTED, error.reason, name, processed=True)
-        case Overloaded():
-            detail = "A service behind this one has too much to do."
-            return refusal(UNAVAILABLE, detail, name, retry_after_s=error.retry_after, processed=True)
-        case Unavailable():
-            after_s = error.retry_after or _RETRY_S
-            detail = "A service behind this one isn't available."
-            return refusal(UNAVAILABLE, detail, name, retry_after_s=after_s, processed=True)
-        case DeadlineExceeded():
-            return refusal(TOO_LATE, "A service behind this one didn't answer in time.", name, processed=True)
-        case StoreError():
-            detail = "The store can't take what the handler sent."
-            return refusal(UNAVAILABLE, detail, name, retry_after_s=_RETRY_S, processed=True)
-        case _:
-            return refusal(HANDLER_ERROR, "The handler failed; its log says why.", name, processed=True)
+def failed_answer(handler: Handler, ending: Ending, error: BaseException) -> Answer:
+    """Give the answer of a call whose handler raised."""
+    return call_answer(ending, error, handler.name, contract_of(handler), _now())
 
 
-def cancelled_answer(reason: str, handler: Handler) -> Answer:
-    """Answer a call whose handler was cancelled. Its effects elsewhere can't be rolled back: it may have been done."""
-    if reason == "shutdown":
-        return refusal(UNAVAILABLE, "This process is stopping.", handler.name, retry_after_s=_RETRY_S, processed=True)
-    if reason == "lease_lost":
-        return refusal(UNAVAILABLE, "The lease was lost.", handler.name, retry_after_s=_RETRY_S, processed=True)
-    if reason == "user":
-        return refusal(Refusal(409, "cancelled", "It was cancelled"), "Cancelled.", handler.name, processed=True)
-    return refusal(TOO_LATE, "The time was over before the handler had ended.", handler.name, processed=True)
+def failed_settlement(
+    handler: Handler, delivery: Delivery, ending: Ending, error: BaseException, failure_queue: str, *, charging: bool
+) -> Settlement:
+    """Settle a message whose handler raised: nothing of what it staged leaves."""
+    now_ms = time.time_ns() // 1_000_000
+    age_s = (now_ms - delivery.created_ms) / 1000
+    tried = Tried(delivery.attempt, age_s, handler.retry, random.random(), _now(), charging)
+    what = message_disposition(ending, error, tried)
+    answer = None
+    if isinstance(error, Problem) and ending is Ending.PROBLEM_RAISED:
+        answer = declared_answer(error, contract_of(handler))
+    if what.to is None:
+        return Settlement(delivery, State.READY, charge=False)  # another worker has it: the fence refuses this one
+    if what.to.terminal:
+        failure = failure_of(error, delivery, now_ms) if what.to is State.DEAD else None
+        return ended(delivery, what, answer, (), failure=failure, failure_queue=failure_queue)
+    # A handler that asks for a later time hasn't failed: neither its record nor the intake breaker shall say so.
+    asked = ending is Ending.LATER or what.to is State.READY
+    failure = None if asked else failure_of(error, delivery, now_ms)
+    return Settlement(delivery, what.to, delay_s=what.delay_s, charge=what.charge, failure=failure)
 
 
 def ended(
     delivery: Delivery,
-    to: State,
+    what: Disposition,
     answer: Answer | None,
-    staged: list[Message] | tuple[()],
+    staged: Sequence[Message],
     *,
-    cause: Cause = Cause.NONE,
     failure: Failure | None = None,
     failure_queue: str = "",
 ) -> Settlement:
     """Settle a message for good, with the letters that tell of it: to `reply_to`, and to on_failure."""
-    if to is State.DEAD or b'"reply_to"' in delivery.headers:
-        now_ms = time.time_ns() // 1_000_000
-        errors = [] if failure is None else [f"{failure.type}: {failure.message}"]
+    assert what.to is not None
+    if failure_queue or b'"reply_to"' in delivery.headers:
         gone = Ended(
             delivery.id,
             delivery.queue,
-            to,
-            cause,
-            delivery.attempt,
+            what.to,
+            what.cause,
+            delivery.attempt if what.charge else delivery.attempt - 1,
             delivery.generation,
             delivery.headers,
             delivery.body,
             answer,
-            errors,
+            [] if failure is None else [f"{failure.type}: {failure.message}"],
             failure_queue,
         )
-        staged = [*staged, *letters(gone, now_ms)]
-    return Settlement(delivery, to, answer, staged, cause=cause, failure=failure)
-
-
-def again(
-    handler: Handler, delivery: Delivery, error: BaseException, *, charge: bool, failure_queue: str
-) -> Settlement:
-    """Settle a message that failed: tried again by the rule of the exception's nearest class, or dead."""
-    rule = retries.rule_for(handler.retry, error)
-    if isinstance(error, RetryLater):
-        charge = charge and error.counts
-        delay_s = _after_s(error)
-    else:
-        delay_s = retries.next_delay_s(rule, delivery.attempt, random.random())
-    if charge:
-        last = retries.spent(rule, delivery.attempt)
-    else:
-        last = time.time_ns() // 1_000_000 - delivery.created_ms > retries.UNCHARGED_S_MAX * 1000
-    if last:
-        return dead(delivery, Cause.HANDLER_ERROR, error, failure_queue)
-    # A handler that asks for a later time hasn't failed: neither its record nor the intake breaker shall say so.
-    failure = None if isinstance(error, RetryLater) else failure_of(error, delivery)
-    return Settlement(delivery, State.SCHEDULED, delay_s=delay_s, charge=charge, failure=failure)
+        staged = [*staged, *letters(gone, time.time_ns() // 1_000_000)]
+    return Settlement(delivery, what.to, answer, tuple(staged), charge=what.charge, cause=what.cause, failure=failure)
 
 
 def dead(delivery: Delivery, cause: Cause, error: BaseException, failure_queue: str) -> Settlement:
-    """Settle a message that is given up."""
-    failure = failure_of(error, delivery)
-    return ended(delivery, State.DEAD, None, (), cause=cause, failure=failure, failure_queue=failure_queue)
+    """Settle a message that no handler can take."""
+    failure = failure_of(error, delivery, time.time_ns() // 1_000_000)
+    what = Disposition(State.DEAD, cause, charge=True)
+    return ended(delivery, what, None, (), failure=failure, failure_queue=failure_queue)
 
 
-def failure_of(error: BaseException, delivery: Delivery) -> Failure:
+def failure_of(error: BaseException, delivery: Delivery, now_ms: int) -> Failure:
     """Describe a failed attempt as a dead letter shows it."""
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     lines = traceback.format_exception(kind, error, error.__traceback__, limit=-_FRAMES_MAX)
     return Failure(
         name,
-        _cut(_text_of(error), _MESSAGE_MAX),
-        _cut_front("".join(lines), _TRACEBACK_MAX),
+        _text_of(error).encode("utf-8", "backslashreplace")[:_MESSAGE_BYTES_MAX].decode("utf-8", "ignore"),
+        "".join(lines).encode("utf-8", "backslashreplace")[-_TRACEBACK_BYTES_MAX:].decode("utf-8", "ignore"),
         delivery.attempt,
-        time.time_ns() // 1_000_000,
+        now_ms,
         _HOST,
     )
-
-
-def envelope_of(delivery: Delivery) -> Envelope:
-    """Read what travels beside a body."""
-    return _decode_envelope(delivery.headers)
-
-
-def _after_s(error: RetryLater) -> float:
-    delay_s, due_ms = when(error.after, "RetryLater")
-    return delay_s if due_ms is None else max(due_ms / 1000 - time.time(), 0.0)
 
 
 def _text_of(error: BaseException) -> str:
@@ -230,11 +141,5 @@ def _text_of(error: BaseException) -> str:
         return "(its text could not be made)"
 
 
-def _cut(text: str, bytes_max: int) -> str:
-    data = text.encode("utf-8", "backslashreplace")
-    return data[:bytes_max].decode("utf-8", "ignore")
-
-
-def _cut_front(text: str, bytes_max: int) -> str:
-    data = text.encode("utf-8", "backslashreplace")
-    return data[-bytes_max:].decode("utf-8", "ignore")
+def _now() -> datetime:
+    return datetime.now(UTC)

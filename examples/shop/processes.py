@@ -1,0 +1,74 @@
+"""The shop's services as separate processes on one SQLite file."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+
+def free_port() -> int:
+    """Find a port that nobody uses just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Process:
+    """One service: `ringpost run NAME:NAME` with a log of its own."""
+
+    def __init__(self, name: str, folder: Path, environment: dict[str, str]) -> None:
+        self.name = name
+        self.url = f"http://127.0.0.1:{free_port()}"
+        self._log = folder / f"{name}.log"
+        self._environment = {**os.environ, **environment, "PYTHONPATH": str(HERE)}
+        self._running: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "ringpost", "run", f"{self.name}:{self.name}"]
+        with self._log.open("ab") as log:
+            self._running = subprocess.Popen(
+                [*command, "--http", self.url.removeprefix("http://")],
+                cwd=self._log.parent,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def wait_ready(self, timeout_s: float = 20) -> None:
+        """Wait until its door says that it is ready."""
+        end = time.monotonic() + timeout_s
+        while time.monotonic() < end:
+            if self._running is None or self._running.poll() is not None:
+                break
+            try:
+                urllib.request.urlopen(f"{self.url}/readyz", timeout=1).close()
+                return
+            except (urllib.error.URLError, ConnectionError, TimeoutError):
+                time.sleep(0.02)
+        raise RuntimeError(f"{self.name} did not start; its log says:\n{self._log.read_text()[-2000:]}")
+
+    def kill(self) -> None:
+        """End it as a power cut ends a process: kill -9."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        self._end(signal.SIGTERM)
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._running is not None and self._running.poll() is None:
+            self._running.send_signal(how)
+            try:
+                self._running.wait(30)
+            except subprocess.TimeoutExpired:
+                self._running.kill()
+                self._running.wait()
+        self._running = None

@@ -144,6 +144,9 @@ async def test_headers_of_the_client_go_with_everything() -> None:
         world.client._headers = lambda: {"Authorization": "Bearer x", "x-a": "all"}
         await world.client.call(Adding.add, Sum(1, 2), headers={"x-a": "one"})
         assert world.here.calls[0].headers == {"authorization": "Bearer x", "x-a": "one"}
+        await world.client.send(Adding.add, Sum(1, 2))
+        envelope = msgspec.json.decode((await world.claim("adding.add")).headers)
+        assert envelope["headers"] == {"x-a": "all"}  # what opens doors isn't kept in a store
 
 
 async def test_a_declared_problem_comes_back_as_itself() -> None:

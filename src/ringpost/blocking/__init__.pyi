@@ -13,6 +13,7 @@ from ringpost.contract.operation import Event, Operation
 from ringpost.contract.outcome import Outcome
 from ringpost.contract.vocabulary import CallOptions, Fits, Options, Reply, Request, Seconds, SendOptions, T
 from ringpost.core.call import Identity
+from ringpost.core.outcome import Stopped
 from ringpost.core.receipt import Status
 
 __all__ = ["Caller", "Client", "Context", "Receipt", "Sender", "Ticket", "deadline"]
@@ -130,7 +131,7 @@ class Context(Caller):
     @property
     def remaining(self) -> float: ...
     @property
-    def cancelled(self) -> Literal["user", "deadline", "caller_gone", "max_run", "lease_lost", "shutdown"] | None: ...
+    def cancelled(self) -> Stopped | None: ...
     def progress(self, fraction: float | None, note: str = "", /) -> None: ...
     def checkpoint(self) -> None: ...
     def call(

@@ -39,8 +39,11 @@ from ringpost.settings import Given, Settings, load
 from ringpost.store import store_for
 from ringpost.store.port import Store
 
+# They are for the door that is asked now, not for a store that keeps what it is given.
+_CREDENTIALS = frozenset({"authorization", "cookie", "proxy-authorization"})
+
 Headers = Mapping[str, str] | Callable[[], Mapping[str, str]]
-AnyOptions = TypeVar("AnyOptions", CallOptions, SendOptions, Options)
+AnyOptions = TypeVar("AnyOptions", CallOptions, Options)
 
 
 class Client(Caller):
@@ -135,7 +138,7 @@ class Client(Caller):
     ) -> Ticket[Reply]:
         ways = self._ready() or await self._open()
         if self._headers is not None:
-            options = self._with_headers(options)
+            options = self._with_kept_headers(options, ways)
         return await ways.send(operation, request, options, reply_to)
 
     async def send_all(
@@ -143,13 +146,13 @@ class Client(Caller):
     ) -> list[Ticket[Reply]]:
         ways = self._ready() or await self._open()
         if self._headers is not None:
-            options = self._with_headers(options)
+            options = self._with_kept_headers(options, ways)
         return await ways.send_all(operation, requests, options)
 
     async def publish(self, event: Event[T], data: Fits[T], /, **options: Unpack[SendOptions]) -> Receipt:
         ways = self._ready() or await self._open()
         if self._headers is not None:
-            options = self._with_headers(options)
+            options = self._with_kept_headers(options, ways)
         return await ways.publish(event, data, options)
 
     def ticket(self, operation: Operation[Request, Reply], id: str, /) -> Ticket[Reply]:
@@ -191,18 +194,26 @@ class Client(Caller):
     async def _opened(self) -> "_Ways":
         attachment = self._attachment
         if attachment is not None:
-            return _Ways(attachment.settings, attachment.store, attachment.local, owns=False)
+            return _Ways(attachment.settings, attachment.store, attachment.local, self._own_headers, owns=False)
         settings = load(self._given)
         store: Store | None = None
         if settings.store is not None:
             store = store_for(settings.store, settings)
             await store.open(create=False)
-        return _Ways(settings, store, None, owns=True)
+        return _Ways(settings, store, None, self._own_headers, owns=True)
 
     def _with_headers(self, options: AnyOptions) -> AnyOptions:
+        return cast(AnyOptions, {**options, "headers": {**self._own_headers(), **options.get("headers", {})}})
+
+    def _with_kept_headers(self, options: SendOptions, ways: "_Ways") -> SendOptions:
+        own = self._own_headers()
+        if ways.keeps:
+            own = {name: value for name, value in own.items() if name not in _CREDENTIALS}
+        return {**options, "headers": {**own, **options.get("headers", {})}}
+
+    def _own_headers(self) -> dict[str, str]:
         given = self._headers() if callable(self._headers) else self._headers
-        merged = {**checked_headers(given or {}), **checked_headers(options.get("headers", {}))}
-        return cast(AnyOptions, {**options, "headers": merged})
+        return checked_headers(given or {})
 
 
 class _Attachment(Struct):
@@ -216,12 +227,22 @@ class _Attachment(Struct):
 class _Ways:
     """An open client: where calls and messages go."""
 
-    def __init__(self, settings: Settings, store: Store | None, local: Local | None, *, owns: bool) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store | None,
+        local: Local | None,
+        headers: Callable[[], dict[str, str]],
+        *,
+        owns: bool,
+    ) -> None:
         self.loop = asyncio.get_running_loop()
+        self.keeps = store is not None
         self.router = Router(settings, local, store)
         self._settings = settings
         self._store = store
         self._local = local
+        self._headers = headers
         self._owns = owns
         self._sender = None if store is None else StoreSender(store)
         self._remote = RemoteSender(self.router)
@@ -233,7 +254,7 @@ class _Ways:
             await self._store.close()
 
     def tickets(self, operation: Operation[Any, Any]) -> TicketSource:
-        return self._tickets or RemoteTickets(self.router, operation)
+        return self._tickets or RemoteTickets(self.router, operation, self._headers)
 
     async def send(
         self, operation: Operation[Any, Reply], request: object, options: SendOptions, reply_to: object

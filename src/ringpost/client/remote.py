@@ -2,17 +2,18 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 from msgspec import Struct
 
+from ringpost.client.options import checked_headers
 from ringpost.client.outcome import answer_from
 from ringpost.client.router import NO_OPTIONS, Router, quoted
 from ringpost.client.target import Target
-from ringpost.client.ticket import FINAL, Cancelling, Receipt
+from ringpost.client.ticket import FINAL, Cancelling, Receipt, is_news
 from ringpost.contract.errors import StateError, TicketExpired, TransportError, Unavailable, UsageError
 from ringpost.contract.operation import Event, Operation
 from ringpost.contract.vocabulary import CallOptions, SendOptions
@@ -107,6 +108,7 @@ class RemoteSender:
             ("ce-id", ids.text(message.id)),
             ("ce-source", "ringpost"),
             ("ce-type", event.full_name),
+            *checked_headers(options.get("headers", {})).items(),
         ]
         if "idempotency_key" in options:
             headers.append(("idempotency-key", quoted(options["idempotency_key"])))
@@ -138,9 +140,11 @@ class RemoteSender:
 class RemoteTickets:
     """Look tickets up at the door of their contract."""
 
-    def __init__(self, router: Router, operation: Operation[Any, Any]) -> None:
+    def __init__(self, router: Router, operation: Operation[Any, Any], headers: Callable[[], dict[str, str]]) -> None:
+        """`headers` gives what goes with every request: who asks must show it here too."""
         self._router = router
         self._operation = operation
+        self._headers = headers
 
     async def status(self, id: str) -> Status:
         response = await self._ask("GET", id, "", (), _until_s(SEND_S))
@@ -170,7 +174,7 @@ class RemoteTickets:
             try:
                 async for body in bodies:
                     status = _decoded_status(body, id)
-                    if status != shown:
+                    if is_news(status, shown):
                         shown = status
                         yield status
                     if status.state in FINAL:
@@ -204,7 +208,7 @@ class RemoteTickets:
             target.origin,
             method,
             f"{target.prefix}/tickets/{id}{rest}",
-            headers,
+            (*headers, *self._headers().items()),
             deadline_s=deadline_s,
             streams=streams,
         )

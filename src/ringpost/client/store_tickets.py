@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
-from ringpost.client.ticket import FINAL, Cancelling
+from ringpost.client.ticket import FINAL, Cancelling, is_news
 from ringpost.contract.errors import StateError, TicketExpired
 from ringpost.core import ids
 from ringpost.core.keep import KEEP_LONGEST_S
@@ -15,7 +15,6 @@ from ringpost.store.port import Cancel, Store
 from ringpost.wire.ticket import result_of
 
 POLL_S = 1.0
-_RANKS = {"accepted": 0, "running": 1}
 
 
 class StoreTickets:
@@ -50,7 +49,7 @@ class StoreTickets:
             hint = self._listen(message_id, POLL_S)
             try:
                 status = status_of(await self._read(id))
-                news = shown is None or _later(status, shown)
+                news = is_news(status, shown)
                 if not news:
                     await hint
             finally:
@@ -111,15 +110,6 @@ def unknown(id: str) -> StateError:
     if age_s > KEEP_LONGEST_S:
         return TicketExpired(f"The message {id} is kept no longer.")
     return StateError(f"There is no message {id} in this store, or it is kept no longer.")
-
-
-def _later(status: Status, shown: Status) -> bool:
-    """Say whether a status is news: never one from before what was shown."""
-    before = (shown.generation, _RANKS.get(shown.state, 2))
-    now = (status.generation, _RANKS.get(status.state, 2))
-    if now != before:
-        return now > before
-    return (status.progress, status.note, status.attempt) != (shown.progress, shown.note, shown.attempt)
 
 
 async def _stopped(task: asyncio.Task[object]) -> None:

@@ -15,6 +15,20 @@ Cancelling = Literal["cancelled", "requested", "too_late"]
 FINAL = frozenset({"succeeded", "failed", "cancelled", "expired"})
 
 
+_RANKS = {"accepted": 0, "running": 1}
+
+
+def is_news(status: Status, shown: Status | None) -> bool:
+    """Say whether a status is to be shown after another: it is different, and not one from before it."""
+    if shown is None:
+        return True
+    before = (shown.generation, _RANKS.get(shown.state, 2))
+    now = (status.generation, _RANKS.get(status.state, 2))
+    if now != before:
+        return now > before
+    return (status.progress, status.note, status.attempt) != (shown.progress, shown.note, shown.attempt)
+
+
 class TicketSource(Protocol):
     """Where tickets are looked up. Unknown ids raise StateError, those kept no longer TicketExpired."""
 

@@ -34,6 +34,7 @@ from ringpost.store.port import (
     Tended,
     Woken,
 )
+from ringpost.store.sqlite_db import first
 from ringpost.store.sqlite_purge import Upkeep
 from ringpost.store.sqlite_rows import BODY_MAX, HEADERS_MAX
 from ringpost.store.sqlite_turn import Turn
@@ -325,7 +326,7 @@ class SqliteStore:
         """See whether there is something to do; unless it has to be known at once, only if the file has changed."""
 
         def look(turn: Turn) -> Woken:
-            version = turn.db.data_version()
+            version = first(turn.db, "PRAGMA data_version")
             if not at_once and version == self._data_version:
                 return Woken()
             self._data_version = version

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ringpost.core import lease
 from ringpost.core.message import Answer, Cause, Kind, Priority, Progress, Record, State
 from ringpost.store.port import Depth, Filter
 from ringpost.store.sqlite_db import first
@@ -32,7 +33,7 @@ _OLDEST = (
 )
 _ANYTHING_READY = (
     "SELECT json_group_array(value) FROM carray(?1)"
-    " WHERE EXISTS (SELECT 1 FROM ringpost_message WHERE queue = value AND state = 4)"
+    " WHERE EXISTS (SELECT 1 FROM ringpost_message WHERE queue = value AND state = 4 AND losses < ?2)"
 )
 _ENDED = "SELECT id FROM ringpost_message WHERE id IN (SELECT value FROM carray(?1)) AND state >= 10"
 _OVERDUE = (
@@ -101,11 +102,16 @@ def depths(turn: Turn) -> list[Depth]:
 
 
 def ready_of(turn: Turn, queues: Iterable[str]) -> frozenset[str]:
-    """Give those of the queues that have something to claim now."""
-    known = {queue.no: queue.name for name in queues if (queue := turn.queues.named(name)) is not None}
+    """Give those of the queues that have something to claim now. Suspects don't count: who has had his fill of them
+    would be woken for ever."""
+    known = {
+        queue.no: queue.name
+        for name in queues
+        if (queue := turn.queues.named(name)) is not None and not turn.register.paused(name, turn.uptime_ms)
+    }
     if not known:
         return frozenset()
-    found = decode_numbers(first(turn.db, _ANYTHING_READY, (seqs(known),)))
+    found = decode_numbers(first(turn.db, _ANYTHING_READY, (seqs(known), lease.LOSSES_SUSPECT + BASE)))
     return frozenset(known[no] for no in found)
 
 

@@ -43,8 +43,12 @@ class TooLoud(Problem, status=409):
     level: int
 
 
+class NotFound(Problem, status=404):
+    """Has the status and code of a ticket that isn't there."""
+
+
 class Talking(Contract):
-    say = Operation(Word, str, raises=[TooLoud])
+    say = Operation(Word, str, raises=[TooLoud, NotFound])
     hush = Operation(Word)
     said = Event(Word)
 
@@ -181,8 +185,15 @@ async def test_unknown_and_forgotten_tickets_are_told_apart() -> None:
                 await look()  # type: ignore[operator]
         with pytest.raises(StateError, match="There is no message"):
             await ticket.result()
-    async with a_door(saying(answer(410, {"code": "gone"}))) as door, a_client(door) as client:
+    async with a_door(saying(answer(410, {"type": "urn:ringpost:problem:gone"}))) as door, a_client(door) as client:
         with pytest.raises(TicketExpired):
+            await client.ticket(Talking.say, ID).result()
+
+
+async def test_an_outcome_of_404_isnt_taken_for_a_missing_ticket() -> None:
+    body = msgspec.json.encode(to_members(NotFound(), "talking"))
+    async with a_door(saying(answer(404, body, kind="application/problem+json"))) as door, a_client(door) as client:
+        with pytest.raises(NotFound):
             await client.ticket(Talking.say, ID).result()
 
 

@@ -305,7 +305,7 @@ async def test_a_key_used_twice_is_one_message_and_with_another_request_refused(
         first = await world.client.send(Adding.add, Sum(1, 2), idempotency_key="k")
         again = await world.client.send(Adding.add, Sum(1, 2), idempotency_key="k")
         assert (again.id, again.duplicate) == (first.id, True)
-        with pytest.raises(StateError, match="another request"):
+        with pytest.raises(UsageError, match="another request"):
             await world.client.send(Adding.add, Sum(2, 2), idempotency_key="k")
 
 

@@ -6,8 +6,9 @@ from ringpost.contract.errors import InvalidRequest, OperationFailed
 from ringpost.contract.operation import Operation
 from ringpost.contract.vocabulary import Reply
 from ringpost.core.message import Answer
+from ringpost.wire.headers import retry_after_s
 from ringpost.wire.http import Response
-from ringpost.wire.problem import error_of
+from ringpost.wire.problem import PROCESSED, error_of
 
 _NO_HEADERS: dict[str, str] = {}
 
@@ -45,15 +46,9 @@ def answer_from(response: Response) -> Answer:
         response.status,
         response.body,
         response.content_type,
-        retry_after_s(headers),
-        headers.get("ringpost-processed") != "no",
+        retry_after_s(headers.get("retry-after")),
+        headers.get(PROCESSED) != "no",
     )
-
-
-def retry_after_s(headers: dict[str, str]) -> float | None:
-    """Read Retry-After where it is in seconds."""
-    text = headers.get("retry-after", "")
-    return float(text) if text.isdecimal() and len(text) < 10 else None
 
 
 def _headers_of(answer: Answer) -> dict[str, str]:
@@ -63,7 +58,7 @@ def _headers_of(answer: Answer) -> dict[str, str]:
     if answer.retry_after_s is not None:
         headers["retry-after"] = f"{answer.retry_after_s:g}"
     if not answer.processed:
-        headers["ringpost-processed"] = "no"
+        headers[PROCESSED] = "no"
     return headers
 
 

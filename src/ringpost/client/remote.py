@@ -11,16 +11,19 @@ from msgspec import Struct
 
 from ringpost.client.options import checked_headers
 from ringpost.client.outcome import answer_from
-from ringpost.client.router import NO_OPTIONS, Router, quoted
+from ringpost.client.router import NO_OPTIONS, Router
 from ringpost.client.target import Target
 from ringpost.client.ticket import FINAL, Cancelling, Receipt, is_news
 from ringpost.contract.errors import StateError, TicketExpired, TransportError, Unavailable, UsageError
 from ringpost.contract.operation import Event, Operation
+from ringpost.contract.problem import PROBLEM_URN
 from ringpost.contract.vocabulary import CallOptions, SendOptions
 from ringpost.core import ids
 from ringpost.core.call import Call
 from ringpost.core.message import Answer, Message
 from ringpost.core.receipt import Level, Status, TicketState
+from ringpost.wire.cloudevents import OURS, SPEC_VERSION
+from ringpost.wire.headers import quoted
 from ringpost.wire.http import Response
 from ringpost.wire.problem import error_of
 
@@ -58,6 +61,13 @@ class _Monitor(Struct, rename={"share": "percentComplete", "updated_at": "lastAc
     updated_at: datetime | None = None
 
 
+class _Problem(Struct):
+    """A problem, as far as one is told from another."""
+
+    type: str = ""
+
+
+_problem = msgspec.json.Decoder(_Problem)
 _accepted = msgspec.json.Decoder(_Accepted)
 _monitor = msgspec.json.Decoder(_Monitor)
 
@@ -104,9 +114,9 @@ class RemoteSender:
             )
         headers = [
             ("content-type", "application/json"),
-            ("ce-specversion", "1.0"),
+            ("ce-specversion", SPEC_VERSION),
             ("ce-id", ids.text(message.id)),
-            ("ce-source", "ringpost"),
+            ("ce-source", OURS),
             ("ce-type", event.full_name),
             *checked_headers(options.get("headers", {})).items(),
         ]
@@ -269,11 +279,16 @@ def _decoded_status(body: bytes, id: str) -> Status:
 
 
 def _refuse_gone(response: Response, id: str) -> None:
-    """Tell an unknown ticket from an outcome that has the same status."""
-    if response.status == 410:
-        raise TicketExpired(f"The message {id} is kept no longer.")
-    if response.status == 404 and b'"not_found"' in response.body:
-        raise StateError(f"There is no message {id} at that door, or it is kept no longer.")
+    """Tell a ticket that isn't there from an outcome that happens to have its status."""
+    if response.status in (404, 410):
+        try:
+            said = _problem.decode(response.body).type
+        except msgspec.MsgspecError:
+            return
+        if said == PROBLEM_URN + "gone":
+            raise TicketExpired(f"The message {id} is kept no longer.")
+        if said == PROBLEM_URN + "not_found":
+            raise StateError(f"There is no message {id} at that door, or it is kept no longer.")
 
 
 def _no_door(what: str) -> TransportError:

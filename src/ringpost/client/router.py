@@ -19,6 +19,7 @@ from ringpost.core.message import Priority
 from ringpost.settings import Settings
 from ringpost.store.hostclock import boot_id
 from ringpost.store.port import Store
+from ringpost.wire.headers import PRIORITY_WORDS, path_text, quoted
 from ringpost.wire.http import Response
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ More = tuple[tuple[str, str], ...]
 NO_OPTIONS: CallOptions = {}
 _NO_MORE: More = ()
 _NO_HEADERS: dict[str, str] = {}
-_PRIORITY_WORDS = {Priority.HIGH: "high", Priority.LOW: "low"}
 _WRONG_INSTANCE = 421
 
 
@@ -185,11 +185,6 @@ class Router:
             await self._transport.close()
 
 
-def quoted(key: str) -> str:
-    """Write a key as the structured string that Idempotency-Key is."""
-    return '"' + key.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
 def _is_special(call: Call) -> bool:
     return call.priority is not Priority.NORMAL or call.attempt != 1
 
@@ -200,10 +195,10 @@ def _headers_of(call: Call) -> list[tuple[str, str]]:
     if call.idempotency_key is not None:
         headers.append(("idempotency-key", quoted(call.idempotency_key)))
     if call.priority is not Priority.NORMAL:
-        headers.append(("ringpost-priority", _PRIORITY_WORDS[call.priority]))
+        headers.append(("ringpost-priority", PRIORITY_WORDS[call.priority]))
     if call.depth:
         headers.append(("ringpost-depth", str(call.depth)))
-        headers.append(("ringpost-path", ", ".join(call.path)))
+        headers.append(("ringpost-path", path_text(call.path)))
     if call.attempt != 1:
         headers.append(("ringpost-attempt", str(call.attempt)))
     if call.trace:

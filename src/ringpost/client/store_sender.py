@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ringpost.client.ticket import Receipt
-from ringpost.contract.errors import Overloaded, RingpostError, StateError, StoreError, UsageError
+from ringpost.contract.errors import Overloaded, RingpostError, StoreError, UsageError
 from ringpost.core import ids
 from ringpost.core.message import Message
 from ringpost.store.port import Put, Store
@@ -53,7 +53,7 @@ def refused(put: Put, message: Message) -> RingpostError:
     name = message.queue or message.event
     match put.refused:
         case "key_reused":
-            return StateError(
+            return UsageError(
                 f"The idempotency key of this {name} was used before with another request (message "
                 f"{ids.text(put.id)}). A key stands for one request: use another, or send the same request."
             )

@@ -7,12 +7,11 @@ from datetime import UTC, datetime
 from ringpost.client.ticket import FINAL, Cancelling, is_news
 from ringpost.contract.errors import StateError, TicketExpired
 from ringpost.core import ids
-from ringpost.core.keep import KEEP_LONGEST_S
-from ringpost.core.life import ticket_state
-from ringpost.core.message import Answer, Record, State
+from ringpost.core.keep import KEEP_KEYED_S
+from ringpost.core.message import Answer, Record
 from ringpost.core.receipt import Status
 from ringpost.store.port import Cancel, Store
-from ringpost.wire.ticket import result_of
+from ringpost.wire.ticket import result_of, status_of
 
 POLL_S = 1.0
 
@@ -83,31 +82,13 @@ class StoreTickets:
         return asyncio.ensure_future(wait)
 
 
-def status_of(record: Record) -> Status:
-    """Show a row as its ticket does."""
-    state = ticket_state(record)
-    progress = record.progress
-    latest_ms = max(
-        record.created_ms, record.started_ms or 0, record.settled_ms or 0, progress.at_ms if progress else 0
-    )
-    share = progress.share if progress else None
-    return Status(
-        state=state,
-        progress=1.0 if state == "succeeded" and progress is not None else share,
-        note=progress.note if progress else "",
-        attempt=record.attempts + (record.state is State.RUNNING),
-        generation=record.generation,
-        updated_at=datetime.fromtimestamp(latest_ms / 1000, UTC),
-    )
-
-
 def unknown(id: str) -> StateError:
     """Say that no message is there: kept no longer where its id is old enough for that, else never known here."""
     try:
         age_s = datetime.now(UTC).timestamp() - ids.created_ms(ids.parse(id)) / 1000
     except ValueError:
         age_s = 0.0
-    if age_s > KEEP_LONGEST_S:
+    if age_s > KEEP_KEYED_S:
         return TicketExpired(f"The message {id} is kept no longer.")
     return StateError(f"There is no message {id} in this store, or it is kept no longer.")
 

@@ -27,7 +27,7 @@ from ringpost.core.message import Delivery, Envelope, Message, Progress
 from ringpost.core.outcome import Stopped
 from ringpost.service.handler import Handler
 from ringpost.service.schedule import wall_ms
-from ringpost.service.staging import Now, Staging, over, staged
+from ringpost.service.staging import Now, Staging, UsualSends, over, staged
 from ringpost.settings import Settings
 from ringpost.store.port import Report, Store
 
@@ -47,6 +47,7 @@ class Means(Struct, frozen=True, gc=False):
     store: Store | None
     router: Router
     loop: asyncio.AbstractEventLoop
+    usual: UsualSends  # what sends without options come to
 
 
 @final
@@ -65,8 +66,8 @@ class Context(Caller):
         "_envelope",
         "_handler",
         "_means",
-        "_message_id",
         "_origin",
+        "_own_id",
         "_reason",
         "_reported_s",
         "_request",
@@ -74,11 +75,6 @@ class Context(Caller):
         "_task",
         "attempt",
     )
-
-    _envelope: Envelope
-    _message_id: bytes
-    _origin: Origin
-    _reported_s: float
 
     def __init__(
         self,
@@ -99,38 +95,26 @@ class Context(Caller):
         self._ended = False
         self._asked = False  # the task was cancelled by us
         self._reason: Stopped | None = None
+        # What few ask for is worked out when they do.
+        self._envelope: Envelope | None = None
+        self._origin: Origin | None = None
+        self._own_id: bytes | None = None
+        self._reported_s = 0.0
         self.attempt: int = 1 if delivery is None else delivery.attempt
-
-    # What is seldom asked for is worked out when it is, and kept: slots that are still empty come here.
-    def __getattr__(self, name: str) -> Any:
-        match name:
-            case "_envelope":
-                headers = _PLAIN if self._delivery is None else self._delivery.headers
-                value: Any = _EMPTY if headers == _PLAIN else _decode_envelope(headers)
-            case "_message_id":
-                value = new_id() if self._delivery is None else self._delivery.id
-            case "_origin":
-                value = self._made_origin()
-            case "_reported_s":
-                value = 0.0
-            case _:
-                raise AttributeError(f"A Context has no {name!r}.")
-        object.__setattr__(self, name, value)
-        return value
 
     # --- who and what
 
     @property
     def message_id(self) -> str:
         """The id of the message, the same at every attempt; of a call without key one of its own."""
-        return ids.text(self._message_id)
+        return ids.text(self._id())
 
     @property
     def identity(self) -> Identity | None:
         """Who asked, as `authenticate` said; None for anybody."""
         if self._request is not None:
             return self._request.identity
-        envelope = self._envelope
+        envelope = self._read_envelope()
         return Identity(envelope.identity, envelope.claims) if envelope.identity else None
 
     @property
@@ -138,7 +122,7 @@ class Context(Caller):
         """What the sender gave as `headers=`, or the headers of the request. Names are lower case."""
         if self._request is not None:
             return self._request.headers
-        return self._envelope.headers
+        return self._read_envelope().headers
 
     @property
     def fence(self) -> int | None:
@@ -277,7 +261,7 @@ class Context(Caller):
             raise over()
         means = self._means
         seed, seed_ms = self._seed()
-        return Now(StoreSender(self._store()), means.settings, self._origin, seed, seed_ms)
+        return Now(StoreSender(self._store()), means.settings, self._made_origin(), seed, seed_ms)
 
     # --- for the pipeline
 
@@ -316,33 +300,45 @@ class Context(Caller):
         if self._ended:
             raise over()
         self._store()
-        self._staging = Staging(self._means.settings, self._origin, *self._seed())
+        means = self._means
+        self._staging = Staging(means.settings, means.usual, self._made_origin(), *self._seed())
         return self._staging
 
+    def _id(self) -> bytes:
+        if self._delivery is not None:
+            return self._delivery.id
+        if self._own_id is None:
+            self._own_id = new_id()
+        return self._own_id
+
     def _seed(self) -> tuple[bytes, int]:
-        delivery = self._delivery
-        if delivery is None:
-            return self._message_id, ids.created_ms(self._message_id)
-        return delivery.id, delivery.created_ms
+        id = self._id()
+        return id, ids.created_ms(id) if self._delivery is None else self._delivery.created_ms
+
+    def _read_envelope(self) -> Envelope:
+        if self._envelope is None:
+            headers = _PLAIN if self._delivery is None else self._delivery.headers
+            self._envelope = _EMPTY if headers == _PLAIN else _decode_envelope(headers)
+        return self._envelope
 
     def _parent(self) -> Call:
-        """Give the call that this handling is, to calls made in it. A message begins a path of its own."""
-        request = self._request
-        if request is None:
-            request = Call(self._handler.name, b"", self._ends_s)
-            request.trace, request.tracestate = self._origin.trace, self._origin.tracestate
-        elif not request.trace:
-            request.trace = self._origin.trace
-        return request
+        """Give the call that this handling is to calls made in it. A message begins a path of its own."""
+        origin, request = self._made_origin(), self._request
+        parent = Call(self._handler.name, b"", self._until_s(), trace=origin.trace, tracestate=origin.tracestate)
+        if request is not None:
+            parent.depth, parent.path = request.depth, request.path
+        return parent
 
     def _made_origin(self) -> Origin:
-        envelope, request = self._envelope, self._request
+        if self._origin is not None:
+            return self._origin
+        envelope, request = self._read_envelope(), self._request
         if request is None:
             trace, tracestate, hops = envelope.trace, envelope.tracestate, envelope.hops + 1
         else:
             trace, tracestate, hops = request.trace, request.tracestate, 0
-        message_id = self.message_id
-        return Origin(
+        message_id = ids.text(self._id())
+        self._origin = Origin(
             sender=self._handler.service,
             causation_id=message_id,
             correlation_id=envelope.correlation_id or message_id,
@@ -350,11 +346,12 @@ class Context(Caller):
             tracestate=tracestate,
             hops=hops,
         )
+        return self._origin
 
 
 def _child_of(trace: str) -> str:
     """Give the traceparent for what leaves here: the same trace, a span of its own."""
-    span = f"{random.getrandbits(64) or 1:016x}"
+    span = random.getrandbits(64).to_bytes(8, "big").hex()
     if len(trace) == 55 and trace.startswith("00-"):
         return f"{trace[:36]}{span}{trace[52:]}"
-    return f"00-{random.getrandbits(128) or 1:032x}-{span}-01"
+    return f"00-{random.getrandbits(128).to_bytes(16, 'big').hex()}-{span}-01"

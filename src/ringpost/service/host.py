@@ -161,7 +161,7 @@ class Host:
         await resources.open()
         try:
             threads = Threads(assembly.thread_count(), self._lost_threads)
-            pipeline = Pipeline(Means(self._settings, self._store, router, loop))
+            pipeline = Pipeline(Means(self._settings, self._store, router, loop, {}))
             assembly.bind(pipeline, resources, threads, loop)
             started = _Started(assembly, router, resources, threads, pipeline, self._store, self._settings)
             if self._store is not None:

@@ -31,6 +31,7 @@ Middleware = Callable[[Context, Callable[[], Awaitable[object]]], Awaitable[obje
 DEPTH_MAX = 8
 SWEEP_S = 0.010
 _BUSY_S = 1.0
+_LOOK_S = 0.1
 _LOG = logging.getLogger("ringpost.service")
 _NO_CONTENT = Answer(204)
 _SUCCEEDED = Disposition(State.SUCCEEDED, charge=True)
@@ -144,7 +145,7 @@ class Pipeline:
             return await self._until_finished(bound, call)
         if call.owned:
             return await self._answer(bound, call)
-        return await self.spawn(self._answer(bound, call))
+        return await self._loop.create_task(self._answer(bound, call))
 
     async def _until_finished(self, bound: Bound, call: Call) -> Answer:
         """Run a handler that goes on when its caller goes away, or has waited long enough."""
@@ -229,7 +230,7 @@ class Pipeline:
         ends_s = self._time() + bound.max_run_s
         if not bound.handler.finish and call.deadline_s < ends_s:
             ends_s = call.deadline_s
-        task = cast("asyncio.Task[Any]", asyncio.current_task())
+        task = cast("asyncio.Task[Any]", asyncio.current_task(self._loop))
         return Context(self._means, bound.handler, call, delivery, task, ends_s)
 
     def _failed_call(self, bound: Bound, ctx: Context, error: BaseException) -> tuple[Ending, Answer]:
@@ -305,14 +306,14 @@ class Pipeline:
         settlement stages includes the letters to reply_to and on_failure.
         """
         bound = self._bound[handler.queue]
-        task = cast("asyncio.Task[Any]", asyncio.current_task())
+        task = cast("asyncio.Task[Any]", asyncio.current_task(self._loop))
         ctx = Context(self._means, handler, None, delivery, task, self._time() + bound.max_run_s)
         try:
             request = bound.decode(delivery.body)
         except InvalidRequest as unfit:
             return self._dead(bound, delivery, Cause.UNDECODABLE, unfit)
-        if b'"hops"' in delivery.headers and ctx._envelope.hops >= HOPS_MAX:
-            return self._dead(bound, delivery, Cause.TOO_FAR, _too_far(ctx._envelope))
+        if b'"hops"' in delivery.headers and ctx._read_envelope().hops >= HOPS_MAX:
+            return self._dead(bound, delivery, Cause.TOO_FAR, _too_far(ctx._read_envelope()))
         answer, error = await self._run(bound, ctx, request, delivery.ref)
         staged = ctx._end()
         if error is not None:
@@ -402,10 +403,14 @@ class Pipeline:
             self._timer = None
 
     async def _ended(self, timeout_s: float) -> None:
-        """Wait until nothing runs beside, or the time is over."""
+        """Wait until no call and nothing beside runs, or the time is over."""
         until_s = self._time() + timeout_s
-        while self._tasks and self._time() < until_s:
-            await asyncio.wait(self._tasks, timeout=until_s - self._time())
+        while self._time() < until_s:
+            calls = {ctx._task for ctx in self._running.values() if ctx._request is not None}
+            waiting = (calls | self._tasks) - {asyncio.current_task()}
+            if not waiting:
+                return
+            await asyncio.wait(waiting, timeout=min(until_s - self._time(), _LOOK_S))
 
     def _sweep(self) -> None:
         """End what has run for too long. One timer serves all; it stops when nothing runs."""

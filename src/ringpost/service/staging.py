@@ -1,12 +1,16 @@
 """What a handler sends: staged when the verb is called, committed with its outcome, or at once through `ctx.now`."""
 
 from collections.abc import Coroutine, Generator, Iterable, Sequence
+from hashlib import blake2b
 from types import CoroutineType
 from typing import Any, Generic, Never, TypeVar, cast
 
+from msgspec import Struct
+from msgspec.json import Encoder
 from typing_extensions import Unpack
 
-from ringpost.client.posting import Origin, event_of, message_of, messages_of
+from ringpost.client.options import priority_of
+from ringpost.client.posting import Origin, check_size, event_of, message_of, messages_of
 from ringpost.client.store_sender import StoreSender
 from ringpost.client.ticket import Receipt
 from ringpost.client.verbs import Sender
@@ -15,11 +19,15 @@ from ringpost.contract.operation import Event, Operation
 from ringpost.contract.outcome import Outcome
 from ringpost.contract.vocabulary import Fits, Reply, Request, SendOptions, T
 from ringpost.core import ids
-from ringpost.core.message import Message
+from ringpost.core.keep import keep_s
+from ringpost.core.message import Envelope, Message, Priority
 from ringpost.settings import Settings
 
 VERBS_MAX = 1000
 STAGED_BYTES_MAX = 16 << 20
+_HASH_BYTES = 8
+_HASH_MASK = (1 << 61) - 1  # room to count on from it
+_encode = Encoder().encode
 
 _R = TypeVar("_R")
 
@@ -55,12 +63,18 @@ class Staged(Coroutine[Any, Any, _R], Generic[_R]):
 class StagedReceipt(Receipt):
     """The receipt of something staged: it leaves when the handler succeeds, so there is nothing to wait for yet."""
 
-    __slots__ = ()
+    __slots__ = ("_raw",)
 
     def __init__(self, id: bytes) -> None:
-        super().__init__(ids.text(id), level="staged")
+        self._raw = id
+        self.duplicate = False
+        self.receivers = 1
+        self.level = "staged"
 
-    def __getattr__(self, name: str) -> Never:
+    def __getattr__(self, name: str) -> Any:
+        if name == "id":  # few read it: it is written as text when somebody does
+            self.id = ids.text(self._raw)
+            return self.id
         if name in ("result", "status", "updates", "cancel"):
             raise UsageError(
                 f"{name} of a staged message: it leaves when this handler succeeds, so waiting for it here would never "
@@ -69,30 +83,61 @@ class StagedReceipt(Receipt):
         raise AttributeError(name)
 
 
+class Usual(Struct, frozen=True, gc=False):
+    """What a send without options comes to, of an operation that makes no keys: all that needs no request."""
+
+    queue: str
+    head: bytes  # of the envelope, as JSON
+    priority: Priority
+    ttl_s: float | None
+    keep_s: int
+
+
+UsualSends = dict[Operation[Any, Any], Usual | None]
+
+
 class Staging:
     """The messages of one handling, in the order of the verbs, with ids that a repetition of the handling gives again.
 
-    `seed` and `seed_ms` are the id and the age of what is handled: staged ids begin with the time, as uuid7 do, since
-    scattered ids would cost the store many times as much.
+    `seed` and `seed_ms` are the id and the age of what is handled: staged ids tell that time, and count on from a hash
+    of the id, as scattered ids would cost the store many times as much. `usual` is kept for all handlings.
     """
 
-    __slots__ = ("_bytes", "_seed", "_seed_ms", "_settings", "messages", "origin")
+    __slots__ = ("_bytes", "_first", "_seed", "_seed_ms", "_settings", "_tail", "_usual", "messages", "origin")
 
-    def __init__(self, settings: Settings, origin: Origin, seed: bytes, seed_ms: int) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        usual: dict[Operation[Any, Any], Usual | None],
+        origin: Origin,
+        seed: bytes,
+        seed_ms: int,
+    ) -> None:
         self._settings = settings
+        self._usual = usual
+        hashed = int.from_bytes(blake2b(seed, digest_size=_HASH_BYTES, person=b"staged").digest(), "big")
+        self._first = hashed & _HASH_MASK
         self._seed = seed
         self._seed_ms = seed_ms
         self._bytes = 0
+        self._tail = b""
         self.origin = origin
         self.messages: list[Message] = []
 
     def send(self, operation: Operation[Any, Any], request: object, options: SendOptions, reply_to: object) -> Receipt:
         """Stage one message."""
-        id = self._next_id(0)
-        message = message_of(
-            operation, request, options, settings=self._settings, origin=self.origin, reply_to=reply_to, id=id
-        )
-        self._add((message,))
+        id = self._id(0)
+        usual = None if options or reply_to is not None else self._usual_of(operation)
+        if usual is None:
+            message = message_of(
+                operation, request, options, settings=self._settings, origin=self.origin, reply_to=reply_to, id=id
+            )
+        else:
+            body = operation.request.encode(request)
+            check_size(body, self._settings, usual.queue)
+            message = Message(id, usual.queue, body, usual.head + (self._tail or self._made_tail()))
+            message.priority, message.ttl_s, message.keep_s = usual.priority, usual.ttl_s, usual.keep_s
+        self._add(message)
         return StagedReceipt(id)
 
     def send_all(
@@ -101,30 +146,72 @@ class Staging:
         """Stage many messages, or none where one of them doesn't fit."""
         messages = messages_of(operation, requests, options, settings=self._settings, origin=self.origin)
         for index, message in enumerate(messages):
-            message.id = self._next_id(index)
-        self._add(messages)
+            message.id = self._id(index)
+        self._check(len(messages), sum([len(message.body) for message in messages]))
+        for message in messages:
+            self._add(message)
         return [StagedReceipt(message.id) for message in messages]
 
     def publish(self, event: Event[Any], data: object, options: SendOptions) -> Receipt:
         """Stage an event."""
         # Under a key the same event is known by its key, whoever publishes it.
-        id = None if "idempotency_key" in options else self._next_id(0)
+        id = None if "idempotency_key" in options else self._id(0)
         message = event_of(event, data, options, settings=self._settings, origin=self.origin, id=id)
-        self._add((message,))
+        self._add(message)
         return StagedReceipt(message.id)
 
-    def _next_id(self, ahead: int) -> bytes:
-        return derived_id(self._seed, self._seed_ms, str(len(self.messages) + ahead))
+    def _id(self, ahead: int) -> bytes:
+        return ids.uuid7(self._seed_ms, self._first + len(self.messages) + ahead)
 
-    def _add(self, messages: Sequence[Message]) -> None:
-        size = sum([len(message.body) for message in messages])
-        if len(self.messages) + len(messages) > VERBS_MAX or self._bytes + size > STAGED_BYTES_MAX:
+    def _usual_of(self, operation: Operation[Any, Any]) -> Usual | None:
+        try:
+            return self._usual[operation]
+        except (KeyError, TypeError):
+            if not isinstance(operation, Operation):
+                return None  # refused where every verb does it
+        usual = self._usual[operation] = _usual_of(operation)
+        return usual
+
+    def _made_tail(self) -> bytes:
+        """Write what is the same in the envelopes of one handling: without the brace that opens it."""
+        origin = self.origin
+        envelope = Envelope(
+            causation_id=origin.causation_id,
+            correlation_id=origin.correlation_id,
+            trace=origin.trace,
+            tracestate=origin.tracestate,
+            sender=origin.sender,
+            hops=origin.hops,
+        )
+        self._tail = b"," + _encode(envelope)[1:]
+        return self._tail
+
+    def _add(self, message: Message) -> None:
+        size = len(message.body)
+        if self._bytes + size > STAGED_BYTES_MAX or len(self.messages) >= VERBS_MAX:
+            self._check(1, size)
+        self._bytes += size
+        self.messages.append(message)
+
+    def _check(self, count: int, size: int) -> None:
+        if len(self.messages) + count > VERBS_MAX or self._bytes + size > STAGED_BYTES_MAX:
             raise UsageError(
                 f"One handling stages at most {VERBS_MAX:,} messages and {STAGED_BYTES_MAX >> 20} MiB. Let one message "
                 "do a part and send the next, or use ctx.now."
             )
-        self._bytes += size
-        self.messages.extend(messages)
+
+
+def _usual_of(operation: Operation[Any, Any]) -> Usual | None:
+    if operation._line_key is not None or operation._dedup_key is not None:
+        return None
+    name = operation.full_name
+    return Usual(
+        name,
+        b'{"operation":' + _encode(name),
+        priority_of(None, operation.priority),
+        operation.ttl_s,
+        keep_s(waited_for=not operation.reply.empty),
+    )
 
 
 def derived_id(seed: bytes, seed_ms: int, what: str) -> bytes:

@@ -1,45 +1,54 @@
-"""Responses that the door gives of itself, without a handler: problems, JSON, refusals off the wire."""
+"""Responses that the door gives of itself, without a handler."""
 
+import time
 from collections.abc import Sequence
-from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
+from ringpost.contract.errors import RingpostError
+from ringpost.core.outcome import RETRY_AFTER_S, problem_answer
+from ringpost.http.asked import WrongMediaType
 from ringpost.http.framing import Refused
-from ringpost.wire.http import Response
+from ringpost.wire.cloudevents import WrongForm
+from ringpost.wire.http import Request, Response
+from ringpost.wire.problem import answer_of, response_of
 
-PROBLEM = "application/problem+json"
-_NOT_PROCESSED = ("Ringpost-Processed", "no")
+Headers = tuple[tuple[str, str], ...]
+
+_UNAVAILABLE: Final = 503
 _encode = msgspec.json.Encoder().encode
 
 
-def problem(
-    status: int,
-    code: str,
-    detail: str,
-    *,
-    headers: Sequence[tuple[str, str]] = (),
-    members: dict[str, Any] | None = None,
-    retry_after_s: int | None = None,
-) -> Response:
-    """Say no in the form of RFC 9457; certainly no handler ran."""
-    body = {"type": f"urn:ringpost:problem:{code}", "title": HTTPStatus(status).phrase, "status": status, "code": code}
-    body["detail"] = detail
-    body.update(members or {})
-    extra = [_NOT_PROCESSED, *headers]
-    if retry_after_s is not None:
-        extra.append(("Retry-After", str(retry_after_s)))
-    return Response(status, _encode(body), tuple(extra), PROBLEM)
-
-
 def refusal(refused: Refused) -> Response:
-    """Answer what is no request that we take, and close."""
-    response = problem(refused.status, refused.code, refused.detail)
-    response.close = True
-    return response
+    """Say no in the form of RFC 9457; certainly no handler ran."""
+    after_s = RETRY_AFTER_S if refused.status == _UNAVAILABLE else None
+    return response_of(
+        problem_answer(refused.code, refused.detail, status=refused.status, retry_after_s=after_s, processed=False)
+    )
 
 
-def json(status: int, value: Any, headers: tuple[tuple[str, str], ...] = ()) -> Response:
+def failure(error: RingpostError) -> Response:
+    """Say what an error means to who asked, without internals."""
+    if isinstance(error, WrongMediaType | WrongForm):
+        return refusal(Refused(415, "unsupported_media_type", str(error)))
+    return response_of(answer_of(error))
+
+
+def not_allowed(request: Request, methods: Sequence[str]) -> Response:
+    """Say which methods a path takes."""
+    allow = ("Allow", ", ".join(methods))
+    if request.method == "OPTIONS":
+        return Response(204, headers=(allow,))
+    answer = problem_answer("method_not_allowed", f"This path takes {allow[1]}.", processed=False)
+    return response_of(answer, (allow,))
+
+
+def json(status: int, value: Any, headers: Headers = ()) -> Response:
     """Answer with a JSON value."""
     return Response(status, _encode(value), headers)
+
+
+def unix_ms() -> int:
+    """Read the wall clock."""
+    return time.time_ns() // 1_000_000

@@ -23,13 +23,13 @@ SLICE_BYTES = 16 * 1024  # of a chunked body handed to the parser at a time
 _REQUEST_LINE = re.compile(rb"([A-Z]+) ([!-~]+) HTTP/1\.([01])\r\n")
 _LINE_SO_FAR = re.compile(rb"[A-Z]{1,32}(?: |\Z)")
 _BARE_LF_OR_NUL = re.compile(rb"(?:\A|[^\r])\n|\0")
-_HOST = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?\Z|\Z")
+HOST = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?\Z|\Z")
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _ENCODED_SLASH = re.compile(rb"%2[fF]")
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 
 # Two values of one of these could be read in two ways; of the others several lines are one list (RFC 9110, 5.3).
-_ONCE = frozenset(
+ONCE = frozenset(
     {
         "authorization",
         "ce-id",
@@ -209,7 +209,7 @@ class Reader:
         return Arrived(line[1].decode(), path, query, headers, b"", self.now_s, self._origin, None, keep, old)
 
     def _new_host(self, host: str | None) -> None:
-        if host is not None and _HOST.match(host) is None:
+        if host is not None and HOST.match(host) is None:
             raise Refused(400, "invalid", "The Host header names no host.")
         self._host = host
         self._origin = f"{self._scheme}://{host}" if host else ""
@@ -301,7 +301,7 @@ class Reader:
         text = value.decode("latin-1")
         headers = self._headers
         if key in headers:
-            if key in _ONCE:
+            if key in ONCE:
                 raise Refused(400, "invalid", f"The header {key} may be there once.")
             text = headers[key] + ("; " if key == "cookie" else ", ") + text
         headers[key] = text

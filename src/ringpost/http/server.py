@@ -13,11 +13,14 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from math import inf
 from typing import Final, cast
 
-from ringpost.http.answers import problem, refusal
+from ringpost.core.outcome import problem_answer
+from ringpost.http.answers import refusal
 from ringpost.http.framing import BODY, CHUNKS, HEAD, Arrived, Reader, Refused
+from ringpost.http.ports import BACKLOG
 from ringpost.http.rendering import CONTINUE, LAST_CHUNK, Renderer, chunk
 from ringpost.settings import Settings
 from ringpost.wire.http import Request, Response
+from ringpost.wire.problem import response_of
 
 Handle = Callable[[Request], Awaitable[Response]]
 
@@ -25,7 +28,6 @@ SWEEP_S: Final = 0.25
 LINGER_S: Final = 2.0  # how long a refused client may go on sending before it is cut off
 FLUSH_S: Final = 1.0  # at the end, for answers that are on their way
 WRITE_BYTES_MAX: Final = 64 * 1024  # unread by the client; beyond it nothing more is handled until it has read
-BACKLOG: Final = 1024
 
 _NOTHING = b""
 _CLOSE = b"connection: close\r\n"
@@ -214,7 +216,8 @@ class Connection(asyncio.Protocol):
         return keep
 
     def _fail(self, request: Arrived) -> None:
-        self._write(request, problem(500, "internal", "The door failed; its log says why."), keep=False)
+        answer = problem_answer("handler_error", "The door failed; its log says why.")
+        self._write(request, response_of(answer), keep=False)
 
     # Ends.
 
@@ -251,9 +254,9 @@ class Connection(asyncio.Protocol):
         if self._lingering or self._blocked:
             self.abort()
         elif self._watched in (BODY, CHUNKS):
-            self._refuse(Refused(408, "too_slow", "The body took too long to arrive."))
+            self._refuse(Refused(408, "deadline_exceeded", "The body took too long to arrive."))
         elif self._watched == HEAD:
-            self._refuse(Refused(408, "too_slow", "The head took too long to arrive."))
+            self._refuse(Refused(408, "deadline_exceeded", "The head took too long to arrive."))
         else:
             self._close()
 
@@ -285,7 +288,7 @@ class Server:
         self._emptied: asyncio.Future[None] | None = None
 
     async def listen(self, listener: socket.socket) -> None:
-        """Accept from a socket that is bound already."""
+        """Accept from a socket."""
         listener.setblocking(False)
         server = await self.loop.create_server(
             lambda: Connection(self),
@@ -299,8 +302,6 @@ class Server:
     def retire(self) -> None:
         """Serve on, but let go of every client at its next answer, so that it connects elsewhere."""
         self.retiring = True
-        for connection in tuple(self.connections):
-            connection.dismiss()
 
     async def close(self, grace_s: float) -> None:
         """Stop listening, let what runs end within the grace, then cut."""
@@ -308,7 +309,8 @@ class Server:
             server.close()
         self._listening.clear()
         self.retire()
-        for connection in self.connections:
+        for connection in tuple(self.connections):
+            connection.dismiss()
             if connection.streaming and connection.task is not None:  # it has no end that could be waited for
                 connection.task.cancel()
         tasks = [connection.task for connection in self.connections if connection.task is not None]

@@ -1,0 +1,235 @@
+"""The door: one function of a request, whoever reads the bytes. It finds what a path means and says it over HTTP.
+
+What is behind it (handlers, the store) it knows by `Hosting`. Every path is in one table made at the start; every error
+is a problem of RFC 9457.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, Literal, Protocol
+
+from msgspec import Struct
+
+from ringpost.client.posting import Origin, event_of
+from ringpost.contract.errors import RingpostError, UsageError
+from ringpost.contract.operation import Event, Operation
+from ringpost.contract.vocabulary import SendOptions
+from ringpost.core import ids
+from ringpost.core.call import Accepted, Call, Local
+from ringpost.core.message import Answer, Message, Priority
+from ringpost.http import asked
+from ringpost.http.answers import failure, json, not_allowed, refusal, unix_ms
+from ringpost.http.framing import Refused
+from ringpost.http.tickets import Tickets
+from ringpost.service.reservation import refused
+from ringpost.settings import Settings
+from ringpost.store.port import Store
+from ringpost.wire import cloudevents
+from ringpost.wire import headers as read
+from ringpost.wire.http import Request, Response
+from ringpost.wire.problem import response_of
+
+_VARY: Final = ("Vary", "Prefer")
+_TICKETS: Final = "/tickets/"
+
+_log = logging.getLogger("ringpost.http")
+
+
+class Health(Protocol):
+    """How a process is: whether new requests shall come here, and if not, why."""
+
+    @property
+    def ready(self) -> bool: ...
+    @property
+    def reasons(self) -> tuple[str, ...]: ...
+
+
+class Hosting(Local, Protocol):
+    """What the door needs of the host behind it."""
+
+    @property
+    def store(self) -> Store | None: ...
+    @property
+    def instance(self) -> str: ...
+    @property
+    def operations(self) -> Mapping[str, Operation[Any, Any]]: ...
+    @property
+    def events(self) -> Mapping[str, Event[Any]]: ...
+    def health(self) -> Health: ...
+
+
+class _Route(Struct, frozen=True):
+    """What a path means: who answers, and which methods are allowed."""
+
+    answer: Callable[[Request], Awaitable[Response]]
+    methods: tuple[str, ...]
+
+
+class _Place(Struct, frozen=True):
+    """An operation as the door serves it."""
+
+    name: str
+    timeout_s: float
+    priority: Priority
+
+
+class Door:
+    """Answer requests for one host. `advertise` of the settings is the public URL in Locations, else the request's."""
+
+    def __init__(self, host: Hosting, settings: Settings, *, now_ms: Callable[[], int] = unix_ms) -> None:
+        self.closing = False  # from now on nothing new is begun
+        self._host = host
+        self._settings = settings
+        self._public = settings.advertise.rstrip("/") if settings.advertise else ""
+        self._now_ms = now_ms
+        self._tickets = Tickets(host, self._public, now_ms)
+        self._events = dict(host.events)
+        self._places = {
+            f"/{operation.contract_name}/{operation.name}": self._place(operation)
+            for operation in host.operations.values()
+        }
+        reading = ("GET", "HEAD")
+        self._routes: dict[str, _Route] = {
+            "/events": _Route(self._event, ("POST",)),
+            "/healthz": _Route(self._healthz, reading),
+            "/readyz": _Route(self._readyz, reading),
+        }
+
+    async def __call__(self, request: Request) -> Response:
+        """Answer a request. Never raises but for cancellation: the client has gone away."""
+        try:
+            place = self._places.get(request.path)
+            if place is not None and request.method == "POST":
+                return await self._operate(request, place)
+            return await self._elsewhere(request)
+        except Refused as no:
+            return refusal(no)
+        except RingpostError as error:
+            if not isinstance(error, UsageError):
+                _log.exception("%s %s could not be answered", request.method, request.path)
+            return failure(error)
+
+    def _place(self, operation: Operation[Any, Any]) -> _Place:
+        timeout_s = min(operation.timeout_s or self._settings.call_timeout_s, self._settings.call_timeout_max_s)
+        return _Place(operation.full_name, timeout_s, read.priority(operation.priority or "normal"))
+
+    async def _elsewhere(self, request: Request) -> Response:
+        path = request.path
+        route = self._routes.get(path)
+        if route is None:
+            if path.startswith(_TICKETS):
+                return await self._tickets(request)
+            if path in self._places:
+                return not_allowed(request, ("POST",))
+            raise Refused(404, "not_found", "There is nothing at this path: operations are at /contract/operation.")
+        if request.method not in route.methods:
+            return not_allowed(request, route.methods)
+        return await route.answer(request)
+
+    # Operations.
+
+    async def _operate(self, request: Request, place: _Place) -> Response:
+        if self.closing:
+            raise Refused(503, "unavailable", "This process is stopping.")
+        headers = request.headers
+        asked.check_json(headers)
+        if "ringpost-instance" in headers or "ringpost-store" in headers:
+            self._check_address(headers)
+        call = asked.call_of(request, place.name, place.timeout_s, self._settings.call_timeout_max_s, place.priority)
+        if "prefer" in headers:
+            return await self._preferred(request, call)
+        return response_of(await self._host.call(call))
+
+    async def _preferred(self, request: Request, call: Call) -> Response:
+        prefer = read.prefer(request.headers["prefer"])
+        wait_s = prefer.wait_s
+        if not prefer.respond_async:
+            if wait_s is None:
+                return response_of(await self._host.call(call))
+            call.deadline_s = min(call.deadline_s, request.arrived_s + wait_s)
+            applied = (("Preference-Applied", f"wait={wait_s:g}"), _VARY)
+            return response_of(await self._host.call(call), applied)
+        if self._host.store is None:
+            raise Refused(503, "unavailable", "This process has no store: it can answer, but not later.")
+        accepted = await self._host.accept(call)
+        if isinstance(accepted, Answer):
+            return response_of(accepted, (_VARY,))
+        return await self._later(request, accepted, wait_s)
+
+    async def _later(self, request: Request, accepted: Accepted, wait_s: float | None) -> Response:
+        applied = "respond-async"
+        if wait_s:
+            wait_s = min(wait_s, self._settings.call_timeout_max_s)
+            applied += f", wait={wait_s:g}"
+            answer = await self._tickets.answer(accepted.id, request.arrived_s + wait_s)
+            if answer is not None:
+                return response_of(answer, (("Preference-Applied", applied), _VARY))
+        return await self._tickets.accepted(request, accepted, (("Preference-Applied", applied), _VARY))
+
+    def _check_address(self, headers: Mapping[str, str]) -> None:
+        """Refuse what was meant for somebody else: a port may have changed hands."""
+        instance, store_id = headers.get("ringpost-instance"), headers.get("ringpost-store")
+        if instance is not None and instance != self._host.instance:
+            raise Refused(421, "wrong_instance", "The instance that was meant isn't behind this address any more.")
+        if store_id is not None:
+            store = self._host.store
+            if store is None or store.facts.store_id != store_id:
+                raise Refused(421, "wrong_store", "This door is on another store than the one that was meant.")
+
+    # Events.
+
+    async def _event(self, request: Request) -> Response:
+        headers = request.headers
+        self._check_address(headers)
+        if not headers.get("content-type", "").lower().startswith("application/cloudevents"):
+            asked.check_json(headers)
+            headers = {**headers, "content-type": "application/json"}
+        incoming = cloudevents.binary(headers)
+        event = self._events.get(incoming.type)
+        if event is None:
+            raise Refused(404, "not_found", f"No event {incoming.type!r} is known here.")
+        store = self._host.store
+        if store is None or self.closing:
+            raise Refused(503, "unavailable", "This process has no store to keep events in.")
+        message = self._message_of(event, incoming, request)
+        (put,) = await store.put((message,))
+        if put.refused:
+            return response_of(refused(put, event.full_name))
+        receipt = {
+            "id": ids.text(put.id),
+            "level": store.facts.level,
+            "duplicate": put.duplicate,
+            "receivers": put.receivers,
+        }
+        return json(202, receipt)
+
+    def _message_of(self, event: Event[Any], incoming: cloudevents.CloudEvent, request: Request) -> Message:
+        origin = Origin(
+            sender=incoming.source,
+            causation_id=incoming.causation_id,
+            correlation_id=incoming.correlation_id,
+            trace=incoming.trace,
+            tracestate=incoming.tracestate,
+        )
+        options: SendOptions = {}
+        id: bytes | None = incoming.message_id
+        if "idempotency-key" in request.headers:  # then the key says what a repeat is
+            options["idempotency_key"] = read.idempotency_key(request.headers["idempotency-key"])
+            id = None
+        if incoming.ordering_key is not None:
+            options["ordering_key"] = incoming.ordering_key
+        if incoming.expires_ms is not None:
+            options["ttl"] = max(0.001, (incoming.expires_ms - self._now_ms()) / 1000)
+        data = event.data.decode(request.body)
+        return event_of(event, data, options, settings=self._settings, origin=origin, id=id)
+
+    # How this process is.
+
+    async def _healthz(self, request: Request) -> Response:
+        return json(200, {"status": "ok"}, (("Cache-Control", "no-store"),))
+
+    async def _readyz(self, request: Request) -> Response:
+        health = self._host.health()
+        status: Literal["ready", "not ready"] = "ready" if health.ready else "not ready"
+        body = {"status": status, "reasons": list(health.reasons)}
+        return json(200 if health.ready else 503, body, (("Cache-Control", "no-store"),))

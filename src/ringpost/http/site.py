@@ -1,0 +1,86 @@
+"""Services that run in this loop, with all that belongs to them: store, host, and a door if there is one."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from ringpost.client.client import Client
+from ringpost.http.door import Door
+from ringpost.http.ports import Bound, tls_context
+from ringpost.http.server import Server
+from ringpost.service.host import Host
+from ringpost.service.service import Service
+from ringpost.settings import Settings
+from ringpost.store import store_for
+from ringpost.store.port import Store
+
+LAST_S = 3.0  # of the time for stopping: what is left to cancel, release and flush once nothing may run any more
+
+_log = logging.getLogger("ringpost")
+
+
+class Site:
+    """Open with `open`, end with `close`; both once.
+
+    `instance` is the name under which callers find the door: the same in all processes that share its sockets.
+    """
+
+    def __init__(
+        self,
+        services: Sequence[Service],
+        settings: Settings,
+        *,
+        accept_loss: bool = False,
+        instance: str | None = None,
+        give_up: Callable[[str], None] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.store: Store | None = None if settings.store is None else store_for(settings.store, settings)
+        self.host = Host(services, self.store, settings, give_up=give_up)
+        if instance is not None:
+            self.host.instance = instance
+        self.door = Door(self.host, settings)
+        self._accept_loss = accept_loss
+        self._server: Server | None = None
+
+    async def open(self, bound: Bound | None, *, work: bool) -> None:
+        """Open the store, start the services, then listen. On an error everything is closed again."""
+        tls = None if bound is None else tls_context(self.settings)
+        if self.store is not None:
+            await self.store.open(create=True, accept_loss=self._accept_loss)
+        try:
+            await self.host.start(work)
+            if bound is not None:
+                self._server = server = Server(self.door, self.settings, tls=tls)
+                for listener in bound.sockets:
+                    await server.listen(listener)
+                await self.host.announce(self.settings.advertise or bound.url)
+        except BaseException:
+            await self.close(0.0)
+            raise
+
+    def client(self) -> Client:
+        """Give a client in the middle of it: calls to services that are here stay in the process."""
+        return Client._attached(self.store, self.host, self.settings)
+
+    def retire(self) -> None:
+        """Be not ready, and serve on what comes all the same."""
+        self.host.drain()
+        if self._server is not None:
+            self._server.retire()
+
+    async def close(self, grace_s: float) -> None:
+        """Take in no more, let what runs end within the grace, then cancel and release it. Never raises."""
+        self.retire()
+        self.door.closing = True
+        steps = [self.host.stop(grace_s)]
+        if self._server is not None:  # answers still go out while the host comes to its end
+            steps.append(self._server.close(grace_s + LAST_S / 2))
+        for error in await asyncio.gather(*steps, return_exceptions=True):
+            if isinstance(error, BaseException):
+                _log.error("stopping failed in part", exc_info=error)
+        if self.store is not None:
+            try:
+                await self.store.close()
+            except Exception:  # noqa: BLE001 (the last border: nobody is left who could act on it)
+                _log.exception("the store could not be closed")

@@ -57,7 +57,6 @@ PROBLEMS: Mapping[str, Word] = MappingProxyType(
         "in_flight": Word(409, "A request with this key is being handled"),
         "cancelled": Word(409, "It was cancelled"),
         "too_late": Word(409, "It has ended already"),
-        "too_slow": Word(408, "Sent too slowly"),
         "gone": Word(410, "It is kept no longer"),
         "too_large": Word(413, "Too large"),
         "unsupported_media_type": Word(415, "Not in this form"),

@@ -136,10 +136,9 @@ def error_of(status: int, body: bytes, headers: Mapping[str, str], operation: As
         retry_after_s(headers.get("retry-after")),
         "no" if headers.get(PROCESSED) == "no" else "maybe",
     )
-    if _is_ours(urn):
-        make = _BY_CODE.get(answered.code)
-    else:
-        make = _failed if _is_declared(urn) else None
+    if _is_declared(urn):
+        return _failed(answered)
+    make = _BY_CODE.get(answered.code) if _is_ours(urn) else None
     return (make or _BY_STATUS.get(status) or _other)(answered)
 
 

@@ -6,7 +6,7 @@ It is the port's plainest reading: one lock, one row object a delivery, and the 
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 
@@ -39,6 +39,7 @@ from ringpost.store.port import (
     Note,
     Order,
     Put,
+    Refused,
     Renewed,
     Replay,
     Report,
@@ -140,7 +141,8 @@ class MemoryStore:
         """Make one delivery a subscription, all or none; ids derive from the event's, so a repetition is absorbed."""
         deliveries = [_delivery_of_event(message, queue) for queue in self._subscribers(message.event, now_ms)]
         known = [self._known(delivery, now_ms) for delivery in deliveries]
-        refused = next((put.refused for put in known if put is not None and put.refused), "")
+        refusals: list[Refused] = [put.refused for put in known if put is not None and put.refused]
+        refused: Refused = refusals[0] if refusals else ""
         fresh = [delivery for delivery, put in zip(deliveries, known, strict=True) if put is None]
         if not refused and limited and any(self._full(delivery) for delivery in fresh):
             refused = "full"
@@ -477,7 +479,7 @@ class MemoryStore:
         return self._fence
 
     @contextmanager
-    def _turn(self) -> Iterator[int]:
+    def _turn(self) -> Generator[int]:
         """Hold the store for one turn; gives its instant."""
         with self._lock:
             if self._closed:

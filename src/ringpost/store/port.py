@@ -25,6 +25,9 @@ class Facts(Struct, frozen=True):
     url: str
 
 
+Refused = Literal["", "key_reused", "mismatch", "full", "disk"]
+
+
 class Put(Struct, gc=False):
     """The answer to one message. Nothing was stored where `refused` is set.
 
@@ -37,7 +40,7 @@ class Put(Struct, gc=False):
     duplicate: bool = False
     receivers: int = 1
     state: State | None = None
-    refused: Literal["", "key_reused", "mismatch", "full", "disk"] = ""
+    refused: Refused = ""
     delivery: Delivery | None = None
 
 

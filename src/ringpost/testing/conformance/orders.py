@@ -150,12 +150,11 @@ async def two_replays_open_one_generation(subject: Subject) -> None:
 
 @CHAPTER.case()
 async def a_suspect_is_cleared_by_replay(subject: Subject) -> None:
-    await subject.put_bodies(b"1")
+    id = (await subject.put_bodies(b"1"))[0]
     for _ in range(5):
-        delivery = await subject.claim_one()
-        await subject.lose(delivery)
-    same("dead", await subject.state(delivery.id), State.DEAD)
-    same("done", (await subject.order(Replay(delivery.id, 1))).result, "done")
+        await subject.lose(await subject.claim_one())
+    same("dead", await subject.state(id), State.DEAD)
+    same("done", (await subject.order(Replay(id, 1))).result, "done")
     same("it is no suspect any more", len((await subject.turn(suspects=0)).deliveries), 1)
 
 

@@ -82,8 +82,9 @@ async def one_delivery_settled_by_many_is_settled_once(subject: Subject) -> None
 @CHAPTER.case()
 async def cancelling_and_claiming_at_once_agree(subject: Subject) -> None:
     sent = await subject.put_bodies(*(b"%d" % number for number in range(40)))
-    cancels = [subject.order(Cancel(id)) for id in sent]
-    parts = await asyncio.gather(drain(subject, 1), drain(subject, 2), *cancels)
+    cancels = asyncio.gather(*(subject.order(Cancel(id)) for id in sent))
+    parts = await asyncio.gather(drain(subject, 1), drain(subject, 2))
+    await cancels
     states = Counter([await subject.state(id) for id in sent])
     same("each has one end", states[State.CANCELLED] + states[State.SUCCEEDED], 40)
     done = len(parts[0]) + len(parts[1])

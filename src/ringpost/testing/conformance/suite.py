@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -26,6 +27,7 @@ from ringpost.store.port import Capability, Changed, Claimed, Note, Order, Put, 
 
 Advance = Callable[[float], None]
 MakeStore = Callable[[Settings], tuple[Store, Advance]]
+Found = TypeVar("Found")
 Run = Callable[["Subject"], Awaitable[None]]
 
 QUEUE, OTHER = "shop.buy", "mail.welcome"
@@ -98,7 +100,7 @@ def holds(promise: str, truth: object) -> None:
         raise Violation(f"broken: {promise}")
 
 
-def same(promise: str, found: object, wanted: object) -> None:
+def same(promise: str, found: Found, wanted: Found) -> None:
     if found != wanted:
         raise Violation(f"broken: {promise}; found {found!r}, wanted {wanted!r}")
 
@@ -249,6 +251,6 @@ async def refuses(promise: str, attempt: Awaitable[object]) -> None:
     raise Violation(f"broken: {promise}; nothing was raised")
 
 
-def envelope(**fields: str) -> bytes:
-    """Give the headers of a message: `operation`, `reply_to` and the like."""
-    return msgspec.json.encode(Envelope(**fields))
+def envelope(*, operation: str = QUEUE, reply_to: str = "", sender: str = "") -> bytes:
+    """Give the headers of a message."""
+    return msgspec.json.encode(Envelope(operation=operation, reply_to=reply_to, sender=sender))

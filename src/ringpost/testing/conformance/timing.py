@@ -1,6 +1,6 @@
 """Time: what is delayed comes when due, what has expired doesn't come at all."""
 
-from ringpost.core.message import Cause, Message, Settlement, State
+from ringpost.core.message import Cause, Delivery, Message, Settlement, State
 from ringpost.testing.conformance.suite import (
     LINE,
     OTHER,
@@ -83,6 +83,7 @@ async def a_claim_finds_what_stands_behind_the_expired(subject: Subject) -> None
     expiring = [Message(new_id(), QUEUE, b"old", ttl_s=10) for _ in range(50)]
     await subject.put(*expiring, message(b"good"))
     subject.advance(11)
+    deliveries: list[Delivery] = []
     for _ in range(10):  # a claim may look at a bounded number of rows
         deliveries = (await subject.store.claim({QUEUE: 5}, 1, 30.0)).deliveries
         if deliveries:

@@ -76,7 +76,8 @@ class SqliteStore:
             watched=self._watched,
             failed=self._has_failed,
         )
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # while open
+        self._answering: asyncio.AbstractEventLoop | None = None  # where answers go, even while it closes
         self._outbox: list[Ask] = []
         self._pid = 0
         self._bell: Bell | None = None
@@ -102,7 +103,8 @@ class SqliteStore:
             raise StoreError("a closed store is not opened again; make a new one")
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, lambda: self._writer.start(create=create, accept_loss=accept_loss))
-        self._loop, self._pid = loop, os.getpid()
+        self._loop = self._answering = loop
+        self._pid = os.getpid()
         self._bell = Bell(self._path)
         self._waiting = Waiting(self._bell, self._look)
         self.facts = Facts(self._writer.store_id, "durable", CAPABILITIES, f"sqlite:///{self._path}")
@@ -267,7 +269,7 @@ class SqliteStore:
         for ask in asks:
             if isinstance(ask.reply, concurrent.futures.Future):
                 _resolve(ask)
-        loop = self._loop or next((ask.reply.get_loop() for ask in asks if isinstance(ask.reply, asyncio.Future)), None)
+        loop = self._answering
         if loop is not None:
             try:
                 loop.call_soon_threadsafe(self._deliver, asks)
@@ -340,9 +342,9 @@ class SqliteStore:
 
     def _deliver(self, asks: list[Ask]) -> None:
         for ask in asks:
-            if not isinstance(ask.reply, asyncio.Future):
+            if isinstance(ask.reply, concurrent.futures.Future):
                 continue
-            if not _is_done(ask):
+            if not ask.reply.done():
                 _resolve(ask)
             elif ask.want is not None and ask.error is None:
                 self._give_back(ask.value.deliveries)
@@ -351,12 +353,9 @@ class SqliteStore:
         """Release what was claimed for a caller that has gone away meanwhile."""
         if deliveries and self._loop is not None:
             releases = [Settlement(delivery, State.READY, charge=False) for delivery in deliveries]
-            ask = Ask(settlements=releases, durable=False, reply=self._loop.create_future())
-            self._writer.send([ask])
-
-
-def _is_done(ask: Ask) -> bool:
-    return bool(ask.reply.done())
+            reply: asyncio.Future[list[bool]] = self._loop.create_future()
+            reply.add_done_callback(lambda done: done.exception())  # if it fails, their leases end
+            self._writer.send([Ask(settlements=releases, durable=False, reply=reply)])
 
 
 def _resolve(ask: Ask) -> None:

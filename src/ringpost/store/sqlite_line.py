@@ -10,7 +10,7 @@ import msgspec
 
 from ringpost.core.message import State
 from ringpost.store.sqlite_db import first
-from ringpost.store.sqlite_rows import blobs, decode_pairs, seqs
+from ringpost.store.sqlite_rows import HEADS, WAITS, blobs, decode_pairs, seqs
 from ringpost.store.sqlite_turn import Turn
 
 _TAKEN = (
@@ -28,8 +28,8 @@ _LINES_OF = (
     "SELECT DISTINCT line FROM ringpost_message WHERE seq IN (SELECT value FROM carray(?1)) AND line IS NOT NULL"
 )
 _LEAVE = (
-    "DELETE FROM ringpost_line WHERE (line, place, seq) IN (SELECT line, p.column1, seq FROM ringpost_message,"
-    " (VALUES (2), (3)) p WHERE seq IN (SELECT value FROM carray(?1)) AND line IS NOT NULL)"
+    "DELETE FROM ringpost_line WHERE (line, place, seq) IN (SELECT line, ?2, seq FROM ringpost_message"
+    " WHERE seq IN (SELECT value FROM carray(?1)) AND line IS NOT NULL)"
 )
 _NEXT = (
     "SELECT json_group_array(json_array(seq, queue)) FROM ringpost_message WHERE state = 3 AND seq IN (SELECT"
@@ -70,7 +70,14 @@ def lines_of(turn: Turn, rows: Sequence[int]) -> list[bytes]:
 
 def leave(turn: Turn, rows: Sequence[int], lines: Iterable[bytes]) -> None:
     """Take rows that have ended, or are about to be removed, out of their lines; the next of each becomes ready."""
-    turn.db.execute(_LEAVE, (seqs(rows),))
+    for place in (HEADS, WAITS):
+        turn.db.execute(_LEAVE, (seqs(rows), place))
+    wake(turn, lines)
+
+
+def leave_as_heads(turn: Turn, rows: Sequence[int], lines: Iterable[bytes]) -> None:
+    """The same for rows that were running: they can only have stood first."""
+    turn.db.execute(_LEAVE, (seqs(rows), HEADS))
     wake(turn, lines)
 
 

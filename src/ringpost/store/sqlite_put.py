@@ -1,14 +1,13 @@
 """Putting: a batch of messages into rows, known ones absorbed, events spread over their subscriptions."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import msgspec
 
 from ringpost.core import ids
 from ringpost.core.message import Delivery, Kind, Message, State
 from ringpost.store import sqlite_line as line
-from ringpost.store.port import Put
+from ringpost.store.port import Put, Refused
 from ringpost.store.sqlite_db import first
 from ringpost.store.sqlite_rows import (
     LEASE_SHIFT,
@@ -25,7 +24,6 @@ from ringpost.store.sqlite_rows import (
 )
 from ringpost.store.sqlite_turn import Turn
 
-_NOT_REFUSED: Literal[""] = ""
 _NOBODY = holder_code(0)
 _DEPTHS = (
     "SELECT json_group_array(json_array(ready + waiting + scheduled, bytes)) FROM"
@@ -100,7 +98,7 @@ def _for_subscription(event: Message, queue: str) -> Message:
 
 
 def _of_event(turn: Turn, event: Message, parts: list[Put]) -> Put:
-    refused = next((part.refused for part in parts if part.refused), _NOT_REFUSED)
+    refused: Refused = next((part.refused for part in parts if part.refused), "")
     if refused and not turn.careful and not all(part.refused or part.duplicate for part in parts):
         raise EventMismatch
     known = bool(parts) and all(part.duplicate for part in parts)

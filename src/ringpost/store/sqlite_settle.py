@@ -130,7 +130,7 @@ def _settle_way(turn: Turn, way: _Way, rows: list[Settlement]) -> None:
 def _leave_lines(turn: Turn, rows: list[Settlement]) -> None:
     lined = [one.delivery for one in rows if one.delivery.line is not None]
     if lined:
-        line.leave(turn, [one.ref for one in lined], [one.line for one in lined if one.line is not None])
+        line.leave_as_heads(turn, [one.ref for one in lined], [one.line for one in lined if one.line is not None])
 
 
 def _count(turn: Turn, way: _Way, rows: list[Settlement]) -> None:

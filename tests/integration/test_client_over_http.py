@@ -167,13 +167,20 @@ async def test_a_message_is_posted_and_its_ticket_read_there() -> None:
         posted, *polls = door.asked
         assert (posted.headers["prefer"], posted.headers["idempotency-key"]) == ("respond-async", '"k"')
         assert [(poll.method, poll.path) for poll in polls] == [("GET", f"/base/tickets/{ID}/result")] * 2
-        assert polls[0].headers["prefer"] == "wait=20"
+        assert polls[0].headers["prefer"] == "wait=19"
 
 
 async def test_a_result_that_isnt_there_in_time() -> None:
     async with a_door(saying(answer(202, {"id": ID, "state": "running"}))) as door, a_client(door) as client:
         with pytest.raises(DeadlineExceeded):
             await client.ticket(Talking.say, ID).result(timeout=0)
+
+
+async def test_less_than_a_second_is_cut_off_here() -> None:
+    async with a_door(saying(b"")) as door, a_client(door) as client:
+        with pytest.raises(DeadlineExceeded):
+            await client.ticket(Talking.say, ID).result(timeout=0.05)
+        assert door.asked[0].headers["prefer"] == "wait=1"
 
 
 async def test_unknown_and_forgotten_tickets_are_told_apart() -> None:

@@ -14,7 +14,14 @@ from ringpost.client.outcome import answer_from
 from ringpost.client.router import NO_OPTIONS, Router
 from ringpost.client.target import Target
 from ringpost.client.ticket import FINAL, Cancelling, Receipt, is_news
-from ringpost.contract.errors import StateError, TicketExpired, TransportError, Unavailable, UsageError
+from ringpost.contract.errors import (
+    DeadlineExceeded,
+    StateError,
+    TicketExpired,
+    TransportError,
+    Unavailable,
+    UsageError,
+)
 from ringpost.contract.operation import Event, Operation
 from ringpost.contract.problem import PROBLEM_URN
 from ringpost.contract.vocabulary import CallOptions, SendOptions
@@ -28,7 +35,7 @@ from ringpost.wire.http import Response
 from ringpost.wire.problem import error_of
 
 SEND_S = 10.0  # until a message must have been taken over
-LONG_POLL_S = 25.0
+LONG_POLL_S = 25
 TRANSIT_S = 5.0  # beyond what the other side was asked to wait
 SENDS_AT_ONCE = 20
 _STORE_ONLY = ("delay", "ttl", "ordering_key")
@@ -163,10 +170,19 @@ class RemoteTickets:
     async def answer(self, id: str, deadline_s: float) -> Answer | None:
         clock = asyncio.get_running_loop().time
         while True:
-            wait_s = max(0.0, min(deadline_s - clock(), LONG_POLL_S))
-            # Whole seconds are all that the header can say; the rest is waited for here.
-            prefer = (("prefer", f"wait={math.ceil(wait_s)}"),)
-            response = await self._ask("GET", id, "/result", prefer, clock() + math.ceil(wait_s) + TRANSIT_S)
+            remaining_s = deadline_s - clock()
+            # The header says whole seconds; what is left of one is cut off here.
+            wait_s = min(math.floor(remaining_s), LONG_POLL_S) if remaining_s >= 1 else math.ceil(max(0.0, remaining_s))
+            prefer = (("prefer", f"wait={wait_s}"),) if wait_s else ()
+            cut = 0 < remaining_s < 1
+            try:
+                response = await self._ask(
+                    "GET", id, "/result", prefer, deadline_s if cut else clock() + wait_s + TRANSIT_S
+                )
+            except DeadlineExceeded:
+                if cut:
+                    return None
+                raise
             if response.status != 202:
                 _refuse_gone(response, id)
                 return answer_from(response)

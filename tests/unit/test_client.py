@@ -12,7 +12,7 @@ import pytest
 from ringpost.client.client import Client
 from ringpost.client.deadline import deadline
 from ringpost.client.router import Router
-from ringpost.client.ticket import Ticket
+from ringpost.client.ticket import Receipt, Ticket
 from ringpost.contract.contract import Contract
 from ringpost.contract.errors import (
     DeadlineExceeded,
@@ -348,6 +348,36 @@ async def test_call_or_send_leaves_a_message_where_nobody_serves() -> None:
         ticket = await world.client.call_or_send(Elsewhere.lost, Sum(1, 2), wait=1)
         assert isinstance(ticket, Ticket)
         assert (await world.claim("elsewhere.lost")).body == b'{"a":1,"b":2}'
+
+
+async def test_a_call_after_a_message_waits_for_its_effects() -> None:
+    async with a_world() as world:
+        ticket = await world.client.send(Adding.add, Sum(1, 2))
+        calling = asyncio.ensure_future(world.client.call(Adding.add, Sum(3, 4), after=[ticket]))
+        await asyncio.sleep(0.01)
+        assert world.here.calls == []
+        await world.settle(await world.claim("adding.add"), State.SUCCEEDED, Answer(200, b"3"))
+        assert await calling == 7
+
+
+async def test_a_call_after_what_wont_come_isnt_made() -> None:
+    async with a_world() as world:
+        waiting = await world.client.send(Adding.slow, Sum(1, 2))
+        with pytest.raises(DeadlineExceeded) as caught:
+            await world.client.call(Adding.add, Sum(3, 4), after=waiting, timeout=0.01)
+        assert caught.value.processed == "no"
+        await waiting.cancel()
+        with pytest.raises(StateError, match="ended without success"):
+            await world.client.call(Adding.add, Sum(3, 4), after=waiting)
+        wrong: Any
+        for wrong, said in (
+            (Receipt("x", level="staged"), "staged"),
+            (await world.client.publish(Adding.added, 1), "can't be waited for"),
+            (waiting.id, "takes receipts"),
+        ):
+            with pytest.raises(UsageError, match=said):
+                await world.client.call(Adding.add, Sum(3, 4), after=wrong)
+        assert world.here.calls == []
 
 
 async def test_call_all_keeps_the_order_and_the_bound() -> None:

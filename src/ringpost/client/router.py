@@ -4,6 +4,7 @@ store knows of. Which of them it was doesn't show: the request is encoded and th
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from ringpost.client.after import tickets_after, wait_for
 from ringpost.client.deadline import call_deadline_s
 from ringpost.client.instances import Instances
 from ringpost.client.options import check_call_options, check_operation, checked_headers, checked_key, priority_of
@@ -60,6 +61,8 @@ class Router:
         Overloaded, DeadlineExceeded, whose `processed` says whether it may have taken effect.
         """
         call = self.prepared(operation, request, options, parent)
+        if options and "after" in options:
+            await wait_for(tickets_after(options["after"]), call.deadline_s)
         local = self._local
         if local is not None and local.serves(call.operation):
             return reply_of(operation, await local.call(call))

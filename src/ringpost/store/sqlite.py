@@ -332,7 +332,6 @@ class SqliteStore:
             if not at_once and version == self._data_version:
                 return Woken()
             self._data_version = version
-            turn.register.look()
             return Woken(sqlite_read.ready_of(turn, queues), sqlite_read.ended_of(turn, ids))
 
         woken: Woken = await self._ask(Ask(act=look, reads=True))

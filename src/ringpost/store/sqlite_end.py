@@ -51,7 +51,7 @@ def end(turn: Turn, rows: Sequence[int], to: State, cause: Cause, *, losses: int
             body=body,
             answer=None,
             errors=[f"{failure.type}: {failure.message}" for failure in failures_of(turn, seq)],
-            failure_queue=turn.register.failure_queue(name),
+            failure_queue=turn.look().failure_queue(name),
         )
         turn.letters += farewell.letters(ended, turn.now_ms)
     turn.ring([row[1] for row in found])

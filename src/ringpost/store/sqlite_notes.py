@@ -66,4 +66,4 @@ def count_gaps(turn: Turn) -> None:
 def _announce(turn: Turn, name: str) -> None:
     if concerns(name):
         turn.db.execute(_CHANGED)
-        turn.register.forget()
+        turn.announce()

@@ -58,7 +58,7 @@ def mark(turn: Turn, keeps: set[int]) -> None:
     known = {name for name, _, _ in turn.db.execute(_CURSORS).fetchall()}
     for keep_s in keeps:
         if str(keep_s) not in known:
-            turn.db.execute(_SET_CURSOR, (str(keep_s), keep_s, turn.base()))
+            turn.db.execute(_SET_CURSOR, (str(keep_s), keep_s, _until(turn, 0)))
 
 
 def purge(turn: Turn, upkeep: Upkeep, limit: int, keep_bytes: int) -> tuple[int, bool]:

@@ -61,8 +61,8 @@ def put_all(
     for message in messages:
         start = len(rows)
         if message.event:
-            rows += [_for_subscription(message, queue) for queue in turn.register.subscribers(message.event)]
-            turn.missed.update((message.event, queue) for queue in turn.register.suspended(message.event))
+            rows += [_for_subscription(message, queue) for queue in turn.look().subscribers(message.event)]
+            turn.missed.update((message.event, queue) for queue in turn.look().suspended(message.event))
         else:
             rows.append(message)
         spans.append((start, len(rows)))
@@ -98,11 +98,16 @@ def _for_subscription(event: Message, queue: str) -> Message:
 
 
 def _of_event(turn: Turn, event: Message, parts: list[Put]) -> Put:
-    refused: Refused = next((part.refused for part in parts if part.refused), "")
-    if refused and not turn.careful and not all(part.refused or part.duplicate for part in parts):
+    refusals: list[Refused] = [part.refused for part in parts if part.refused]
+    if refusals and not turn.careful and not all(part.refused or part.duplicate for part in parts):
         raise EventMismatch
     known = bool(parts) and all(part.duplicate for part in parts)
-    return Put(event.id, duplicate=known and not refused, receivers=len(parts), refused=refused)
+    return Put(
+        event.id,
+        duplicate=known and not refusals,
+        receivers=len(parts),
+        refused=refusals[0] if refusals else "",
+    )
 
 
 class _Batch:
@@ -228,18 +233,18 @@ class _Batch:
     # --- inserting
 
     def _insert(self) -> None:
-        turn, before = self._turn, max(self._turn.seq, self._turn.base())
+        turn = self._turn
         lines = {row.line for at in self._open() if (row := self._rows[at]).line is not None}
+        before = max(turn.seq, turn.base()) if lines or self._reserving else 0
         repair = False
         for pack in self._packed(lines):
-            start = max(turn.seq, before)
             turn.keeps.add(pack.shape.keep_s)
             inserted = pack.insert(turn.db, turn.now_ms)
             if inserted == len(pack.rows):
                 turn.seq = turn.db.last_insert_rowid()
                 self._all_new(pack)
             else:
-                self._sort_out(pack, start)
+                self._sort_out(pack)
                 repair = True
         if lines:
             line.join_new(turn, before)
@@ -290,18 +295,18 @@ class _Batch:
         if pack.shape.state is State.READY and rows > waiting:
             self._turn.rang.add(pack.shape.queue)
 
-    def _sort_out(self, pack: Pack, start: int) -> None:
-        """Find which of a pack were new, and answer for the others."""
+    def _sort_out(self, pack: Pack) -> None:
+        """Find which of a pack were new, and answer for the others. The new ones have no payload yet."""
         known = known_by_id(self._turn.db, [self._rows[at].id for at in pack.rows])
         for at in pack.rows:
             row = self._rows[at]
             there = known.get(row.id)
             if there is None:  # only its key was known: another of this batch has it
                 self._absorb_keyed()
-            elif there.seq > start:
+            elif not there.whole:
                 insert_payload(self._turn.db, there.seq, row)
                 self._turn.seq = max(self._turn.seq, there.seq)
-                there.seq = 0  # the first with this id is the one that went in
+                there.whole = True  # the first with this id is the one that went in
                 self._answers[at] = Put(row.id)
                 self._count(pack, 1, there.state == State.WAITING, len(row.headers) + len(row.body))
             else:

@@ -107,7 +107,7 @@ def ready_of(turn: Turn, queues: Iterable[str]) -> frozenset[str]:
     known = {
         queue.no: queue.name
         for name in queues
-        if (queue := turn.queues.named(name)) is not None and not turn.register.paused(name, turn.uptime_ms)
+        if (queue := turn.queues.named(name)) is not None and not turn.look().paused(name, turn.uptime_ms)
     }
     if not known:
         return frozenset()

@@ -206,11 +206,13 @@ class Known(msgspec.Struct, array_like=True, gc=False):
     losses: int
     attempts: int
     generation: int
+    whole: bool  # its payload is there too
 
 
 _KNOWN = (
     "SELECT json_group_array(json_array(seq, hex(id), state, kind, hex(crc), hex(dedup), hex(digest), lease_ms, fence,"
-    " losses, attempts, generation)) FROM ringpost_message WHERE {column} IN (SELECT value FROM carray(?1)){more}"
+    " losses, attempts, generation, json(iif(EXISTS (SELECT 1 FROM ringpost_payload p WHERE p.seq = m.seq), 'true',"
+    " 'false')))) FROM ringpost_message m WHERE {column} IN (SELECT value FROM carray(?1)){more}"
 )
 _KNOWN_IDS = _KNOWN.format(column="id", more="")
 _KNOWN_DEDUPS = _KNOWN.format(column="dedup", more=" AND dedup IS NOT NULL")

@@ -106,6 +106,8 @@ class Turn:
 
     __slots__ = (
         "_base",
+        "_looked",
+        "_register",
         "_tallies",
         "careful",
         "db",
@@ -118,7 +120,6 @@ class Turn:
         "progressed",
         "queues",
         "rang",
-        "register",
         "seq",
         "touched",
         "uptime_ms",
@@ -137,7 +138,8 @@ class Turn:
     ) -> None:
         self.db = db
         self.queues = queues
-        self.register = register  # as of this turn
+        self._register = register
+        self._looked = False
         self.now_ms = now_ms
         self.uptime_ms = uptime_ms
         self.fence = fence  # the latest known; a put writes it, so that the column has its width
@@ -159,6 +161,18 @@ class Turn:
         if self._base is None:
             self._base = last_seq(self.db)
         return self._base
+
+    def look(self) -> Register:
+        """Give the register, as the file has it in this turn."""
+        if not self._looked:
+            self._register.look()
+            self._looked = True
+        return self._register
+
+    def announce(self) -> None:
+        """Say that this turn changed a note that the register keeps."""
+        self._register.forget()
+        self._looked = False
 
     def next_fence(self) -> int:
         self.fence = int(

@@ -289,7 +289,8 @@ class Writer:
         self._committed_hook(turn)
 
     def _work(self, turn: Turn, asks: list[Ask]) -> None:
-        turn.register.look()
+        if turn.now_ms // 60_000 != self._marked_minute:
+            turn.base()  # a mark says what there was before this minute's first
         for ask in asks:
             if ask.early and ask.act is not None:
                 ask.value = ask.act(turn)
@@ -325,9 +326,7 @@ class Writer:
         return sqlite_put.put_all(turn, messages, room, sqlite_claim.deliver)
 
     def _claim(self, turn: Turn, want: Want, settled: list[bool]) -> Claimed:
-        queues = {
-            name: wanted for name, wanted in want.queues.items() if not turn.register.paused(name, turn.uptime_ms)
-        }
+        queues = {name: wanted for name, wanted in want.queues.items() if not turn.look().paused(name, turn.uptime_ms)}
         found = sqlite_claim.claim(turn, queues, want.holder, want.lease_s, want.suspects)
         full = len(found) >= sum(queues.values())
         return Claimed(found, settled, None if full and found else sqlite_claim.next_due_s(turn))

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 from ringpost.client.ticket import Receipt, Ticket
 from ringpost.contract.errors import DeadlineExceeded, StateError, UsageError
@@ -18,8 +18,8 @@ def tickets_after(after: object) -> list[Ticket[Any]]:
         raise UsageError(f"after takes at most {RECEIPTS_MAX} receipts, not {len(many)}.")
     tickets: list[Ticket[Any]] = []
     for receipt in many:
-        if isinstance(receipt, Ticket):
-            tickets.append(cast(Ticket[Any], receipt))
+        if _is_ticket(receipt):
+            tickets.append(receipt)
             continue
         if not isinstance(receipt, Receipt):
             raise UsageError(f"after takes receipts, as send gives them, not {type(receipt).__name__}.")
@@ -53,3 +53,7 @@ async def wait_for(tickets: Sequence[Ticket[Any]], deadline_s: float) -> None:
                 f"The message {ticket.id} ended without success ({answer.status}): its effects will not come, and the "
                 "call that was to see them wasn't made."
             )
+
+
+def _is_ticket(receipt: object) -> TypeGuard[Ticket[Any]]:
+    return isinstance(receipt, Ticket)

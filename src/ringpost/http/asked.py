@@ -1,6 +1,7 @@
 """What a request asks for: the call that it is, and whether its body is said to be JSON."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 
 from ringpost.contract.errors import UsageError
@@ -13,6 +14,9 @@ _JSON: Final = "application/json"
 _FORM: Final = "application/x-www-form-urlencoded"
 
 
+_length_s = lru_cache(maxsize=1024)(read.length_s)  # there are only so many that are in use
+
+
 class WrongMediaType(UsageError):
     """Say that a body can't be JSON by its own headers: a 415."""
 
@@ -22,7 +26,7 @@ def check_json(headers: Mapping[str, str]) -> None:
 
     `curl -d` calls everything a form, so that passes; not from a browser, where any page could send one.
     """
-    if headers.get("content-type", _JSON) != _JSON:
+    if "content-type" in headers and headers["content-type"] != _JSON:
         _check_kind(headers["content-type"], headers)
     if "content-encoding" in headers and headers["content-encoding"].lower() != "identity":
         raise WrongMediaType("Bodies are taken uncompressed, without Content-Encoding.")
@@ -46,8 +50,9 @@ def call_of(request: Request, operation: str, timeout_s: float, longest_s: float
     """Make the call that a request is. `timeout_s` and `usual` hold where the caller says nothing."""
     headers = request.headers
     if "request-timeout" in headers:
-        timeout_s = min(read.length_s(headers["request-timeout"]), longest_s)
+        timeout_s = min(_length_s(headers["request-timeout"]), longest_s)
     call = Call(operation, request.body, request.arrived_s + timeout_s, headers, None, usual)
+    call.owned = True  # every request has a task of its own: the handler may run in it
     if "idempotency-key" in headers:
         call.idempotency_key = read.idempotency_key(headers["idempotency-key"])
     if "traceparent" in headers:

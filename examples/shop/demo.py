@@ -79,7 +79,9 @@ class Shop:
                 yield boxes
             finally:
                 for process in self.processes.values():
-                    process.stop()
+                    process.interrupt()
+                for process in self.processes.values():
+                    process.wait()
 
     def ringpost(self, *arguments: str) -> str:
         """Use the command line as a person would, and show it."""

@@ -58,17 +58,16 @@ class Process:
 
     def kill(self) -> None:
         """End it as a power cut ends a process: kill -9."""
-        self._end(signal.SIGKILL)
+        if self._running is not None:
+            self._running.kill()
+            self._running.wait()
 
-    def stop(self) -> None:
-        self._end(signal.SIGTERM)
+    def interrupt(self) -> None:
+        """Tell it to end, as Ctrl-C does."""
+        if self._running is not None:
+            self._running.send_signal(signal.SIGINT)
 
-    def _end(self, how: signal.Signals) -> None:
-        if self._running is not None and self._running.poll() is None:
-            self._running.send_signal(how)
-            try:
-                self._running.wait(30)
-            except subprocess.TimeoutExpired:
-                self._running.kill()
-                self._running.wait()
-        self._running = None
+    def wait(self) -> None:
+        """Wait until it has ended."""
+        if self._running is not None:
+            self._running.wait(30)

@@ -23,7 +23,7 @@ from ringpost.testing.conformance.suite import (
 
 CHAPTER = Chapter("reading")
 _NONE: frozenset[bytes] = frozenset()
-_SOON_S = 5.0  # real seconds: what is awaited comes at once, or not at all
+SOON_S = 5.0  # real seconds: what is awaited comes at once, or not at all
 
 
 async def depth(subject: Subject, queue: str = QUEUE) -> Depth:
@@ -128,7 +128,7 @@ async def reservations_are_no_depth(subject: Subject) -> None:
 
 async def waiting(subject: Subject, queues: set[str], ids: set[bytes]) -> asyncio.Task[Woken]:
     """Begin to wait, and be sure that it has begun."""
-    task = asyncio.ensure_future(subject.store.wait(frozenset(queues), frozenset(ids), _SOON_S))
+    task = asyncio.ensure_future(subject.store.wait(frozenset(queues), frozenset(ids), SOON_S))
     for _ in range(10):
         await asyncio.sleep(0)
     return task
@@ -138,7 +138,7 @@ async def woken(task: asyncio.Task[Woken], why: str) -> Woken:
     loop = asyncio.get_running_loop()
     begun_s = loop.time()
     found = await task
-    if loop.time() - begun_s >= _SOON_S - 0.5:
+    if loop.time() - begun_s >= SOON_S - 0.5:
         raise Violation(f"broken: a wait ends {why}")
     return found
 

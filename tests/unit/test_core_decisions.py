@@ -84,7 +84,7 @@ def test_what_a_repeat_meets() -> None:
 # --- retries
 
 
-@given(st.integers(1, 10_000), st.floats(0, 1), st.floats(0, 1e6), st.floats(0, 1e6))
+@given(st.integers(1, 10_000), st.floats(0, 1), st.floats(0.001, 1e6), st.floats(0, 1e6))
 def test_a_delay_is_between_half_and_all_of_what_is_due(
     attempt: int, random01: float, first: float, more: float
 ) -> None:

@@ -15,8 +15,6 @@ _LOW = (1 << _LOW_BITS) - 1
 _HIGH = (1 << (RANDOM_BITS - _LOW_BITS)) - 1
 _MS_MAX = (1 << 48) - 1
 _UUID7 = 0x7 << 76 | 0b10 << 62
-_UUID8 = 0x8 << 76 | 0b10 << 62
-_NOT_MARKS = (1 << 128) - 1 ^ (0xF << 76 | 0b11 << 62)
 _TEXT = re.compile(r"[0-9a-fA-F]{8}(-?)(?:[0-9a-fA-F]{4}\1){3}[0-9a-fA-F]{12}")
 
 
@@ -32,12 +30,15 @@ def derived(*parts: bytes | str) -> bytes:
 
     A first part that is a uuid7 (16 bytes) lends its time.
     """
-    hashed = int.from_bytes(hash128(*parts), "big")
-    first = parts[0] if parts else ""
+    id = bytearray(hash128(*parts))
+    version = 0x80
+    first = parts[0] if parts else b""
     if isinstance(first, bytes) and is_uuid7(first):
-        time = int.from_bytes(first[:6], "big")
-        return uuid7(time, hashed)
-    return (hashed & _NOT_MARKS | _UUID8).to_bytes(16, "big")
+        id[:6] = first[:6]
+        version = 0x70
+    id[6] = id[6] & 0x0F | version
+    id[8] = id[8] & 0x3F | 0x80
+    return bytes(id)
 
 
 def hash128(*parts: bytes | str) -> bytes:

@@ -84,6 +84,7 @@ class Door:
         self._now_ms = now_ms
         self._tickets = Tickets(host, self._public, now_ms)
         self._events = dict(host.events)
+        self._longest_s = settings.call_timeout_max_s
         self._places = {
             f"/{operation.contract_name}/{operation.name}": self._place(operation)
             for operation in host.operations.values()
@@ -100,7 +101,16 @@ class Door:
         try:
             place = self._places.get(request.path)
             if place is not None and request.method == "POST":
-                return await self._operate(request, place)
+                headers = request.headers
+                asked.check_json(headers)
+                if "ringpost-instance" in headers or "ringpost-store" in headers:
+                    self._check_address(headers)
+                if self.closing:
+                    raise Refused(503, "unavailable", "This process is stopping.")
+                call = asked.call_of(request, place.name, place.timeout_s, self._longest_s, place.priority)
+                if "prefer" not in headers:
+                    return response_of(await self._host.call(call))
+                return await self._preferred(request, call)
             return await self._elsewhere(request)
         except Refused as no:
             return refusal(no)
@@ -127,18 +137,6 @@ class Door:
         return await route.answer(request)
 
     # Operations.
-
-    async def _operate(self, request: Request, place: _Place) -> Response:
-        if self.closing:
-            raise Refused(503, "unavailable", "This process is stopping.")
-        headers = request.headers
-        asked.check_json(headers)
-        if "ringpost-instance" in headers or "ringpost-store" in headers:
-            self._check_address(headers)
-        call = asked.call_of(request, place.name, place.timeout_s, self._settings.call_timeout_max_s, place.priority)
-        if "prefer" in headers:
-            return await self._preferred(request, call)
-        return response_of(await self._host.call(call))
 
     async def _preferred(self, request: Request, call: Call) -> Response:
         prefer = read.prefer(request.headers["prefer"])

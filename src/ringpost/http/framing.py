@@ -26,6 +26,7 @@ _BARE_LF_OR_NUL = re.compile(rb"(?:\A|[^\r])\n|\0")
 HOST = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?\Z|\Z")
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _ENCODED_SLASH = re.compile(rb"%2[fF]")
+_SLASH: Final = ord("/")
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 
 # Two values of one of these could be read in two ways; of the others several lines are one list (RFC 9110, 5.3).
@@ -164,7 +165,7 @@ class Reader:
         line = _REQUEST_LINE.match(data, start, end)
         if line is None:
             raise Refused(400, "invalid", "The request line must read: METHOD target HTTP/1.1.")
-        if data.count(b"\r\n", start, end) - 2 > self._head_lines_max:
+        if end - start > 4 * self._head_lines_max and data.count(b"\r\n", start, end) - 2 > self._head_lines_max:
             raise Refused(431, "too_large", f"A request may have {self._head_lines_max} header lines.")
         headers: dict[str, str] = {}
         self._headers = headers
@@ -172,18 +173,26 @@ class Reader:
         try:
             self._parser.feed_data(data[start:end])
         except HttpParserUpgrade:
-            # A request to speak something else (h2c) may be ignored (RFC 9110, 7.8), but llhttp then takes its body for
-            # that other protocol: another parser gets it.
-            if line[1] == b"CONNECT":
-                raise Refused(400, "invalid", "This is no proxy.") from None
-            self._parser = HttpRequestParser(self)
-            self._done = not ("content-length" in headers or "transfer-encoding" in headers)
-            if not self._done:
-                self._headers = {}
-                self._parser.feed_data(_body_of(headers))
+            self._stay(line[1], headers)
         self._request = self._arrived(line, headers)
-        self._await_body(headers)
+        if "transfer-encoding" in headers or "expect" in headers:
+            self._await_odd_body(headers)
+        elif self._done:
+            self._complete(b"")
+        else:
+            self._await_body(headers)
         return end
+
+    def _stay(self, method: bytes, headers: dict[str, str]) -> None:
+        """Go on with HTTP/1.1. A request to speak something else (h2c) may be ignored (RFC 9110, 7.8), but llhttp then
+        takes its body for that other protocol: another parser gets it."""
+        if method == b"CONNECT":
+            raise Refused(400, "invalid", "This is no proxy.") from None
+        self._parser = HttpRequestParser(self)
+        self._done = not ("content-length" in headers or "transfer-encoding" in headers)
+        if not self._done:
+            self._headers = {}
+            self._parser.feed_data(_body_of(headers))
 
     def _begun(self, data: bytes, start: int, fresh: int) -> None:
         """Look at a head that isn't whole: what can't become one is refused at once, not after the header time."""
@@ -194,19 +203,18 @@ class Reader:
             raise Refused(400, "invalid", "Lines end with CR LF and hold no NUL.")
 
     def _arrived(self, line: re.Match[bytes], headers: dict[str, str]) -> Arrived:
-        old = line[3] == b"0"
+        method, target, minor = line.groups()
+        old = minor == b"0"
         host = headers.get("host")
         if host is None and not old:
             raise Refused(400, "invalid", "A request of HTTP/1.1 must have a Host header.")
         if host != self._host or host is None:
             self._new_host(host)
-        target = line[2]
-        if target[0] != 47:  # /
-            target = self._other_form(line[1], target, host)
+        if target[0] != _SLASH:
+            target = self._other_form(method, target, host)
         path, query = split_target(target)
-        connection = headers.get("connection")
-        keep = not old if connection is None else _keeps(connection, old)
-        return Arrived(line[1].decode(), path, query, headers, b"", self.now_s, self._origin, None, keep, old)
+        keep = _keeps(headers["connection"], old) if "connection" in headers else not old
+        return Arrived(method.decode(), path, query, headers, b"", self.now_s, self._origin, None, keep, old)
 
     def _new_host(self, host: str | None) -> None:
         if host is not None and HOST.match(host) is None:
@@ -229,14 +237,21 @@ class Reader:
         return slash + path or b"/"
 
     def _await_body(self, headers: dict[str, str]) -> None:
-        expect = headers.get("expect")
-        if expect is not None and expect.lower() != "100-continue":
+        self._left_bytes = int(headers["content-length"])
+        if self._left_bytes > self._body_bytes_max:
+            raise self._large()
+        self.phase = BODY
+
+    def _await_odd_body(self, headers: dict[str, str]) -> None:
+        assert self._request is not None
+        old = self._request.http_1_0
+        expecting = "expect" in headers and not old
+        if expecting and headers["expect"].lower() != "100-continue":
             raise Refused(417, "invalid", "Of expectations only 100-continue is met.")
-        coding = headers.get("transfer-encoding")
-        if coding is not None:
-            if coding.lower() != "chunked" or "content-length" in headers:
+        if "transfer-encoding" in headers:
+            if headers["transfer-encoding"].lower() != "chunked" or "content-length" in headers:
                 raise Refused(400, "invalid", "The only Transfer-Encoding is chunked, and without a Content-Length.")
-            if self._request is not None and self._request.http_1_0:
+            if old:
                 raise Refused(400, "invalid", "HTTP/1.0 has no Transfer-Encoding.")
             self._raw_bytes = self._size_bytes = self._extra_lines = 0
             self.phase = CHUNKS
@@ -244,11 +259,8 @@ class Reader:
             self._complete(b"")
             return
         else:
-            self._left_bytes = int(headers["content-length"])
-            if self._left_bytes > self._body_bytes_max:
-                raise self._large()
-            self.phase = BODY
-        self.expecting = expect is not None and self._request is not None and not self._request.http_1_0
+            self._await_body(headers)
+        self.expecting = expecting
 
     # Bodies.
 
@@ -298,7 +310,7 @@ class Reader:
                 raise Refused(431, "too_large", "There are too many trailers.")
             return
         key = _NAMES.get(name) or name.decode("ascii").lower()
-        text = value.decode("latin-1")
+        text = value.rstrip(b" \t").decode("latin-1")  # llhttp leaves the space behind a value
         headers = self._headers
         if key in headers:
             if key in ONCE:

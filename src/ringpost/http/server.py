@@ -15,9 +15,9 @@ from typing import Final, cast
 
 from ringpost.core.outcome import problem_answer
 from ringpost.http.answers import refusal
-from ringpost.http.framing import BODY, CHUNKS, HEAD, Arrived, Reader, Refused
+from ringpost.http.framing import BODY, CHUNKS, HEAD, PIPELINED_MAX, Arrived, Reader, Refused
 from ringpost.http.ports import BACKLOG
-from ringpost.http.rendering import CONTINUE, LAST_CHUNK, Renderer, chunk
+from ringpost.http.rendering import BODILESS, CONTINUE, LAST_CHUNK, Renderer, chunk
 from ringpost.settings import Settings
 from ringpost.wire.http import Request, Response
 from ringpost.wire.problem import response_of
@@ -84,7 +84,11 @@ class Connection(asyncio.Protocol):
         reader = self._reader
         now_s = reader.now_s = self._loop.time()
         reader.feed(data)
-        self._go_on(now_s)
+        if self.task is None:
+            self._go_on(now_s)
+        if len(reader.ready) >= PIPELINED_MAX and not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
 
     def eof_received(self) -> None:
         """Take the end of what the client says for its going away: from here a hang-up looks no different."""
@@ -101,7 +105,8 @@ class Connection(asyncio.Protocol):
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
         self._watched = -1
-        self._go_on(self._loop.time())
+        if self.task is None:
+            self._go_on(self._loop.time())
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._last = True
@@ -112,24 +117,22 @@ class Connection(asyncio.Protocol):
     # One request after the other.
 
     def _go_on(self, now_s: float) -> None:
-        """Start the next request if there is one and none is running; else see what is being waited for."""
-        if self.task is None and not self._blocked and not self._last:
-            reader = self._reader
-            if self._paused and not reader.ready:
-                self._unpause(now_s)
-            if reader.ready:
-                item = reader.ready.popleft()
-                if isinstance(item, Refused):
-                    self._refuse(item)
-                    return
-                self.due_s = inf
-                self._watched = -1
-                self.task = self._loop.create_task(self._answer(item))
-            else:
-                self._watch(now_s)
-        if self._reader.full and not self._paused:
-            self._paused = True
-            self._transport.pause_reading()
+        """Start the next request if there is one; else see what is being waited for. None is running."""
+        if self._blocked or self._last:
+            return
+        reader = self._reader
+        if self._paused and not reader.ready:
+            self._unpause(now_s)
+        if not reader.ready:
+            self._watch(now_s)
+            return
+        item = reader.ready.popleft()
+        if isinstance(item, Arrived):
+            self.due_s = inf
+            self._watched = -1
+            self.task = self._loop.create_task(self._answer(item))
+        else:
+            self._refuse(item)
 
     def _unpause(self, now_s: float) -> None:
         """Parse what was left unparsed while there were too many requests, then read on."""
@@ -181,10 +184,13 @@ class Connection(asyncio.Protocol):
             self._close()
 
     def _write(self, request: Arrived, response: Response, keep: bool) -> None:
-        connection = _NOTHING if keep and not request.http_1_0 else _KEEP if keep else _CLOSE
+        renderer, now_s = self._server.renderer, self._loop.time()
         head_only = request.method == "HEAD"
-        data = self._server.renderer.whole(response, self._loop.time(), head_only=head_only, connection=connection)
-        self._transport.write(data)
+        if keep and not (response.headers or head_only or request.http_1_0 or response.status in BODILESS):
+            self._transport.write(renderer.plain(response, now_s))
+            return
+        connection = _NOTHING if keep and not request.http_1_0 else _KEEP if keep else _CLOSE
+        self._transport.write(renderer.whole(response, now_s, head_only=head_only, connection=connection))
 
     async def _stream(self, request: Arrived, response: Response, keep: bool) -> bool:
         """Send a stream as it comes; say whether it came to its end and the connection may go on."""

@@ -25,6 +25,7 @@ from ringpost.service.handler import Handler
 from ringpost.service.inject import Resources
 from ringpost.service.pipeline import Pipeline
 from ringpost.service.register import Door, Register
+from ringpost.service.schedule import wall_ms
 from ringpost.service.service import Service
 from ringpost.service.threads import Threads
 from ringpost.service.worker import Worker, Working
@@ -147,10 +148,11 @@ class Host:
 
     # --- life
 
-    async def start(self, work: bool, *, thread: bool = True) -> None:
+    async def start(self, work: bool, *, thread: bool = True, clock_ms: Callable[[], int] = wall_ms) -> None:
         """Make the resources, write the notes, and serve; with `work` messages are claimed as well.
 
-        `thread=False` renews leases on the loop, for virtual time. Raises what a resource raises, StoreError.
+        `thread=False` renews leases on the loop, for virtual time; `clock_ms` tells schedules the time. Raises what a
+        resource raises, StoreError.
         """
         if work and self._store is None:
             self._refuse_without_store()
@@ -165,7 +167,7 @@ class Host:
             assembly.bind(pipeline, resources, threads, loop)
             started = _Started(assembly, router, resources, threads, pipeline, self._store, self._settings)
             if self._store is not None:
-                await started.attach(self._store, work=work, thread=thread, give_up=self._give_up)
+                await started.attach(self._store, work=work, thread=thread, clock_ms=clock_ms, give_up=self._give_up)
         except BaseException:
             await resources.close()
             raise
@@ -231,7 +233,15 @@ class _Started:
         self.register: Register | None = None
         self.acceptance = Acceptance(store, pipeline, settings)
 
-    async def attach(self, store: Store, *, work: bool, thread: bool, give_up: Callable[[str], None] | None) -> None:
+    async def attach(
+        self,
+        store: Store,
+        *,
+        work: bool,
+        thread: bool,
+        clock_ms: Callable[[], int],
+        give_up: Callable[[str], None] | None,
+    ) -> None:
         """Write the notes and begin to work."""
         handlers = self._assembly.handlers
         self.register = Register(store, handlers, self._assembly.failure_queues())
@@ -249,6 +259,7 @@ class _Started:
             lease_s=self._settings.lease_s,
             claiming=work,
             give_up=give_up,
+            clock_ms=clock_ms,
         )
         self.pipeline.reservations.holder = lambda: worker.holder
         self.acceptance.worker = worker

@@ -15,6 +15,7 @@ class Threads:
     def __init__(self, count: int, half_lost: Callable[[str], None] | None = None) -> None:
         """`half_lost` is called with an operation's name when half of its slots or more are lost."""
         self._half_lost = half_lost
+        self.running = 0  # functions that somebody waits for
         self._pool = ThreadPoolExecutor(max(count, 1), thread_name_prefix="ringpost-handler")
 
     async def run(self, slots: Slots, function: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> Any:
@@ -25,12 +26,15 @@ class Threads:
         """
         context = contextvars.copy_context()
         running = self._pool.submit(context.run, function, *arguments, **keywords)
+        self.running += 1
         try:
             return await asyncio.wrap_future(running)
         except asyncio.CancelledError:
             if not running.cancel() and not running.done():
                 self._give_up(slots, running)
             raise
+        finally:
+            self.running -= 1
 
     def close(self) -> None:
         """Take no more work. Threads that still run are left to themselves."""

@@ -25,7 +25,7 @@ from ringpost.service.lane import Lane
 from ringpost.service.leases import Leases
 from ringpost.service.listener import Listener
 from ringpost.service.runners import HandlesMessages, Runners
-from ringpost.service.schedule import Scheduler
+from ringpost.service.schedule import Scheduler, wall_ms
 from ringpost.service.slots import Slots
 from ringpost.service.upkeep import Upkeep
 from ringpost.service.watchdog import Watchdog
@@ -87,6 +87,7 @@ class Worker:
         claiming: bool = True,
         give_up: Callable[[str], None] | None = None,
         clock_s: Callable[[], float] = time.monotonic,
+        clock_ms: Callable[[], int] = wall_ms,
     ) -> None:
         handlers = list(handlers)
         self._store = store
@@ -115,7 +116,7 @@ class Worker:
         self._listener = Listener(store, self._heard)
         self._lag = Lag(lambda: self._runners.held > 0, self._kick)
         self._upkeep = Upkeep(store, lease_s, self.look)
-        self._scheduler = Scheduler(store, handlers if claiming else ())
+        self._scheduler = Scheduler(store, handlers if claiming else (), clock_ms)
         self._watchdog = Watchdog(store, self._claimable, self._start_afresh, give_up or _only_log, clock_s=clock_s)
 
     @property

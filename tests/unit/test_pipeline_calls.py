@@ -91,6 +91,10 @@ class Desks:
         deadline_s = asyncio.get_running_loop().time() + timeout_s
         return Call("desk_calls.ask", msgspec.json.encode({"number": number}), deadline_s, **given)
 
+    async def free(self) -> bool:
+        """Say whether no key is taken."""
+        return not await self.store.find(Filter(kind=None, queue="desk_calls.ask"))
+
     async def notes(self) -> list[bytes]:
         found = await self.store.find(Filter(queue="desk_calls.note"))
         return [record.body for record in found]
@@ -121,6 +125,14 @@ async def desks(behave: Behave, service: Service | None = None, **options: Any) 
             store.gate.set()
         await host.stop(1.0)
         await store.close()
+
+
+async def until(true: Callable[[], Awaitable[object]]) -> None:
+    for _ in range(1000):
+        if await true():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it never came true")
 
 
 async def echo(request: Ask, ctx: Context) -> Reply:
@@ -356,8 +368,7 @@ async def test_a_deadline_during_the_commit_says_that_it_may_be_done() -> None:
         assert code(answer) == (504, "deadline_exceeded")
         assert answer.processed
         desk.store.gate.set()
-        while not await desk.notes():  # the commit can't be taken back
-            await asyncio.sleep(0)
+        await until(desk.notes)  # the commit can't be taken back
 
 
 @pytest.mark.parametrize("owned", [False, True])
@@ -400,8 +411,7 @@ async def test_with_finish_the_handler_goes_on_without_its_caller() -> None:
             await calling
         go_on.set()
         await done.wait()
-        while not await desk.notes():
-            await asyncio.sleep(0)
+        await until(desk.notes)
 
 
 async def test_with_finish_the_caller_is_answered_in_time_and_the_handler_goes_on() -> None:
@@ -610,9 +620,7 @@ async def test_a_failure_leaves_nothing_under_its_key() -> None:
 
     async with desks(behave) as desk:
         assert (await desk.call(idempotency_key="k")).status == 500
-        while (answer := await desk.call(idempotency_key="k")).status == 409:
-            await asyncio.sleep(0)
-        assert answer.body == b'{"number":2}'
+        assert (await desk.call(idempotency_key="k")).body == b'{"number":2}'
 
 
 async def test_a_key_in_flight_is_told_to_come_again() -> None:
@@ -664,8 +672,7 @@ async def test_a_keyed_call_that_is_cancelled_leaves_nothing(how: str) -> None:
         if how == "caller":
             calling.cancel()
         await asyncio.wait([calling])
-        while await desk.store.find(Filter(kind=None, queue="desk_calls.ask")):
-            await asyncio.sleep(0)
+        await until(desk.free)
 
 
 async def test_a_caller_that_goes_away_while_reserving_leaves_nothing() -> None:
@@ -677,9 +684,7 @@ async def test_a_caller_that_goes_away_while_reserving_leaves_nothing() -> None:
         with pytest.raises(asyncio.CancelledError):
             await calling
         desk.store.gate.set()
-        for _ in range(20):
-            await asyncio.sleep(0)
-        assert await desk.store.find(Filter(kind=None, queue="desk_calls.ask")) == []
+        await until(desk.free)
 
 
 async def test_a_reservation_is_no_message() -> None:
@@ -747,3 +752,24 @@ async def test_an_operation_may_make_the_key_itself() -> None:
     answers = [await host.call(Call("keyed_calls.ask", b'{"number":4}', deadline_s)) for _ in range(2)]
     await host.stop(0)
     assert [answer.body for answer in answers] == [b"1", b"1"]
+
+
+async def test_the_deadline_holds_while_a_key_is_reserved() -> None:
+    async with desks(echo) as desk:
+        desk.store.gate = asyncio.Event()
+        answer = await desk.call(idempotency_key="k", timeout_s=0.02)
+        assert code(answer) == (504, "deadline_exceeded")
+        assert not answer.processed
+        desk.store.gate.set()
+        await until(desk.free)
+
+
+async def test_the_deadline_holds_while_it_is_asked_who_calls() -> None:
+    async def authenticate(headers: Mapping[str, str]) -> Identity | None:
+        await asyncio.Event().wait()
+        return None
+
+    async with desks(echo, Service(Desk, authenticate=authenticate)) as desk:
+        answer = await desk.call(timeout_s=0.02)
+        assert code(answer) == (504, "deadline_exceeded")
+        assert not answer.processed

@@ -6,6 +6,7 @@ Settlement, which the worker commits together with what was staged.
 """
 
 import asyncio
+import contextlib
 import logging
 from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -214,7 +215,8 @@ class Pipeline:
         else:
             ending, answer = self._failed_call(bound, ctx, error)
             if ending is not Ending.PROBLEM_RAISED:
-                self.reservations.remove(delivery)
+                with contextlib.suppress(DeadlineExceeded):
+                    await self._in_time(self.reservations.remove(delivery), call.deadline_s)
                 return answer
             staged, failed = (), True
         settlement = Settlement(
@@ -270,11 +272,16 @@ class Pipeline:
     async def _identify(self, bound: Bound, call: Call) -> Answer | None:
         """Ask the service who calls; an answer where it refuses."""
         assert bound.authenticate is not None
+        bounded = asyncio.timeout_at(call.deadline_s)
         try:
-            call.identity = await bound.authenticate(call.headers)
+            async with bounded:
+                call.identity = await bound.authenticate(call.headers)
         except Problem as problem:
             return declared_answer(problem, verdict.contract_of(bound.handler))
         except Exception as error:  # noqa: BLE001 (a border: the user's hook)
+            if bounded.expired():
+                detail = "The time was over before it was known who asks."
+                return verdict.refusal("deadline_exceeded", detail, bound.handler.name)
             _LOG.error("authenticate of the service %s failed", bound.handler.service, exc_info=error)
             return verdict.failed_answer(bound.handler, Ending.FAILED, error)
         return None

@@ -64,11 +64,16 @@ class Reservations:
             return verdict.refusal("unavailable", detail, handler.name)
         putting = self._spawn(store.put((self._message(handler, call, key),)))
         try:
-            # Who gives up meanwhile must not leave a reservation that nobody handles and this process renews.
-            (put,) = await asyncio.shield(putting)
+            await asyncio.wait((putting,), timeout=max(call.deadline_s - self._means.loop.time(), 0.0))
         except asyncio.CancelledError:
+            # Who gives up meanwhile must not leave a reservation that nobody handles and this process renews.
             putting.add_done_callback(self._undo)
             raise
+        if not putting.done():
+            putting.add_done_callback(self._undo)
+            return verdict.refusal("deadline_exceeded", "The time was over before the handler began.", handler.name)
+        try:
+            (put,) = putting.result()
         except RingpostError as error:
             _LOG.error("the key of a call to %s could not be reserved", handler.name, exc_info=error)
             detail = "The store can't take the idempotency key now."
@@ -77,9 +82,9 @@ class Reservations:
             return self._in_time(handler, call, put.delivery)
         return await self._repeated(store, handler, put)
 
-    def remove(self, delivery: Delivery) -> None:
-        """Take a reservation away, as its call failed: a repeat may begin at once."""
-        self._spawn(self.settle(Settlement(delivery, State.CANCELLED, cause=Cause.CANCELLED, remove=True)))
+    def remove(self, delivery: Delivery) -> "asyncio.Task[str]":
+        """Take a reservation away, as its call failed; once that is done, a repeat begins anew."""
+        return self._spawn(self.settle(Settlement(delivery, State.CANCELLED, cause=Cause.CANCELLED, remove=True)))
 
     async def settle(self, settlement: Settlement) -> str:
         """Settle until the store has said whether it did. Gives why not: `lease_lost`. The fence makes it repeatable,

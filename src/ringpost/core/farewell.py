@@ -70,8 +70,8 @@ def _outcome(ended: Ended, envelope: Envelope) -> _Outcome:
     )
     if ended.state is State.SUCCEEDED:
         outcome.reply = None if answer is None or not answer.body else _raw(answer.body)
-    elif ended.state is State.FAILED and answer is not None:
-        outcome.problem = _raw(answer.body)
+    elif ended.state is State.FAILED and answer is not None and _is_object(answer.body):
+        outcome.problem = Raw(answer.body)
     else:
         outcome.problem = Raw(problem_of_end(ended.state, ended.cause, outcome.operation).body)
     return outcome
@@ -117,14 +117,22 @@ def _letter(ended: Ended, envelope: Envelope, purpose: str, queue: str, body: by
 
 def _raw(body: bytes) -> Raw:
     """Take JSON as it is. What isn't JSON, or can't be read within another document, is null."""
+    return Raw(body) if _is_json(body) else _NULL
+
+
+def _is_object(body: bytes) -> bool:
+    return body.startswith(b"{") and _is_json(body)
+
+
+def _is_json(body: bytes) -> bool:
     if not body or _nests_too_deep(body):
-        return _NULL
+        return False
     try:
         body.decode()
-        _skip(body)
+        _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _NULL
-    return Raw(body)
+        return False
+    return True
 
 
 def _nests_too_deep(body: bytes) -> bool:
@@ -140,5 +148,5 @@ def _envelope_of(headers: bytes) -> Envelope:
 
 
 _encode = msgspec.json.Encoder().encode
-_skip = msgspec.json.Decoder().decode
+_decode = msgspec.json.Decoder().decode
 _decode_envelope = msgspec.json.Decoder(Envelope).decode

@@ -6,7 +6,7 @@ message's ticket gives. Instants are Unix milliseconds (`_ms`); they are the sto
 """
 
 from enum import IntEnum
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Raw, Struct
 
@@ -167,6 +167,7 @@ class Settlement(Struct, gc=False):
     cause: Cause = Cause.NONE
     failure: Failure | None = None
     remove: bool = False  # a reservation that failed: nothing of it stays
+    feeds: Literal["", "good", "bad", "downstream"] = ""  # how it counts for the intake breaker; a success is good
 
 
 class Ended(Struct, gc=False):

@@ -19,10 +19,10 @@ _NUMBER_MAX = 1_000
 _LENGTH_S_MAX = 366 * 24 * 3600.0
 _SHOWN_MAX = 60
 
-_LENGTH = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)(ms|s|m|h)")
+_LENGTH = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)(ms|s|m|h)")
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_DIGITS = re.compile(r"\d{1,9}")
-_WAIT = re.compile(r"\d{1,9}")
+_DIGITS = re.compile(r"[0-9]{1,9}")
+_WAIT = re.compile(r"[0-9]{1,9}")
 _KEY = re.compile(r"[\x20-\x7e]{1,255}")
 _STRING = re.compile(r'"(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*"')
 _ESCAPE = re.compile(r'\\(["\\])')

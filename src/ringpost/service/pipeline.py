@@ -36,7 +36,7 @@ _LOOK_S = 0.1
 _LOG = logging.getLogger("ringpost.service")
 _NO_CONTENT = Answer(204)
 _SUCCEEDED = Disposition(State.SUCCEEDED, charge=True)
-_REFUSED = Disposition(State.FAILED, Cause.PROBLEM, charge=True)
+_REFUSED = Disposition(State.FAILED, Cause.PROBLEM, charge=True, feeds="good")
 _T = TypeVar("_T")
 
 
@@ -232,7 +232,8 @@ class Pipeline:
         ends_s = self._time() + bound.max_run_s
         if not bound.handler.finish and call.deadline_s < ends_s:
             ends_s = call.deadline_s
-        task = cast("asyncio.Task[Any]", asyncio.current_task(self._loop))
+        task = asyncio.current_task(self._loop)
+        assert task is not None
         return Context(self._means, bound.handler, call, delivery, task, ends_s)
 
     def _failed_call(self, bound: Bound, ctx: Context, error: BaseException) -> tuple[Ending, Answer]:
@@ -313,7 +314,8 @@ class Pipeline:
         settlement stages includes the letters to reply_to and on_failure.
         """
         bound = self._bound[handler.queue]
-        task = cast("asyncio.Task[Any]", asyncio.current_task(self._loop))
+        task = asyncio.current_task(self._loop)
+        assert task is not None
         ctx = Context(self._means, handler, None, delivery, task, self._time() + bound.max_run_s)
         try:
             request = bound.decode(delivery.body)

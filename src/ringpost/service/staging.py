@@ -1,9 +1,9 @@
 """What a handler sends: staged when the verb is called, committed with its outcome, or at once through `ctx.now`."""
 
-from collections.abc import Coroutine, Generator, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from hashlib import blake2b
 from types import CoroutineType
-from typing import Any, Generic, Never, TypeVar, cast
+from typing import Any, Generic, Never, TypeVar
 
 from msgspec import Struct
 from msgspec.json import Encoder
@@ -41,8 +41,8 @@ class Staged(Coroutine[Any, Any, _R], Generic[_R]):
     def __init__(self, value: _R) -> None:
         self._value = value
 
-    def __await__(self) -> Generator[Any, Any, _R]:
-        return cast(Generator[Any, Any, _R], self)
+    def __await__(self) -> Any:
+        return self
 
     def __iter__(self) -> "Staged[_R]":
         return self
@@ -273,7 +273,9 @@ _KEYLESS = (
 
 def staged(value: _R) -> "CoroutineType[Any, Any, _R]":
     """Give a value as what an `async def` gives, as type checkers have it."""
-    return cast("CoroutineType[Any, Any, _R]", Staged(value))
+    made: Any = Staged(value)
+    coroutine: CoroutineType[Any, Any, _R] = made
+    return coroutine
 
 
 def over() -> StateError:

@@ -80,7 +80,7 @@ def failed_settlement(
     # A handler that asks for a later time hasn't failed: neither its record nor the intake breaker shall say so.
     asked = ending is Ending.LATER or what.to is State.READY
     failure = None if asked else failure_of(error, delivery, now_ms)
-    return Settlement(delivery, what.to, delay_s=what.delay_s, charge=what.charge, failure=failure)
+    return Settlement(delivery, what.to, delay_s=what.delay_s, charge=what.charge, failure=failure, feeds=what.feeds)
 
 
 def ended(
@@ -109,7 +109,16 @@ def ended(
             failure_queue,
         )
         staged = [*staged, *letters(gone, time.time_ns() // 1_000_000)]
-    return Settlement(delivery, what.to, answer, tuple(staged), charge=what.charge, cause=what.cause, failure=failure)
+    return Settlement(
+        delivery,
+        what.to,
+        answer,
+        tuple(staged),
+        charge=what.charge,
+        cause=what.cause,
+        failure=failure,
+        feeds=what.feeds,
+    )
 
 
 def dead(delivery: Delivery, cause: Cause, error: BaseException, failure_queue: str) -> Settlement:

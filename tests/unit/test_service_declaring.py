@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import pytest
 
@@ -168,6 +168,25 @@ def test_a_handler_for_another_type_is_refused_at_start() -> None:
     said = refusal(lambda: assembled([service]))
     assert "takes receipt: Receipt" in said
     assert "is Order" in said
+
+
+def test_types_of_which_python_cannot_say_what_fits_are_left_to_the_type_checker() -> None:
+    class Row(TypedDict):
+        number: int
+
+    class Rows(Contract, name="rows_declaring"):
+        add = Operation(Row, float)
+        scale = Operation(float)
+
+    service = Service(Rows)
+
+    @service.implements(Rows.add)
+    async def add(row: Row) -> float: ...
+
+    @service.implements(Rows.scale)
+    async def scale(by: float) -> None: ...
+
+    assert len(assembled([service]).handlers) == 2
 
 
 def test_a_context_of_the_wrong_kind_is_refused_at_start() -> None:

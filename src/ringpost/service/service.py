@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import FrameType
 from typing import Any, TypedDict, TypeVar, Unpack, cast, get_origin, overload
 
+from typing_extensions import is_typeddict
+
 from ringpost.contract.codec import Codec
 from ringpost.contract.contract import Contract, name_of, operations_of
 from ringpost.contract.errors import UsageError, listed
@@ -307,7 +309,7 @@ def check_request(handler: Handler, hints: Mapping[str, Any]) -> None:
     if first.name not in hints:
         return
     annotated, given = _class_of(hints[first.name]), _class_of(handler.request.type)
-    if annotated is None or given is None or issubclass(given, annotated):
+    if annotated is None or given is None or annotated is given or issubclass(given, annotated):
         return
     raise UsageError(
         f"{function_name(handler.function)} takes {first.name}: {type_name(hints[first.name])}, and the "
@@ -319,8 +321,8 @@ def _class_of(form: object) -> type | None:
     if form is None:
         return type(None)
     form = bare(form)
-    if form is float:
-        return None  # an int is welcome, too
+    if form is float or is_typeddict(form) or getattr(form, "_is_protocol", False):
+        return None  # an int is a float, too; of the others Python can't say what fits
     return form if isinstance(form, type) and get_origin(form) is None else None
 
 

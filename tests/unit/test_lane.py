@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from ringpost.core.message import Delivery, Settlement, State
 from ringpost.service.lane import Lane
 from ringpost.service.slots import Slots
 
@@ -15,14 +16,9 @@ def lane(total: int = 8) -> Lane:
 
 
 def claim(lane: Lane, got: int, *, now_s: float = 1.0) -> None:
-    asked = lane.room()
+    asked = 4
     lane.reserve(asked, now_s)
     lane.returned(asked, got, now_s)
-
-
-@pytest.mark.parametrize(("total", "room"), [(1, 1), (2, 1), (3, 2), (128, 64), (200, 100)])
-def test_a_claim_takes_half_of_the_slots_so_that_two_turns_overlap(total: int, room: int) -> None:
-    assert lane(total).room() == room
 
 
 def test_reserved_slots_are_taken_and_given_back() -> None:
@@ -31,14 +27,13 @@ def test_reserved_slots_are_taken_and_given_back() -> None:
     assert one.slots.used == 4
     one.returned(4, 1, 1.0)
     assert one.slots.used == 1
-    assert one.asked == 0
+    assert one.running == 1
 
 
 def test_it_stays_hungry_after_a_full_claim() -> None:
     one = lane()
     claim(one, 4)
     assert one.hungry
-    assert one.full
 
 
 def test_it_is_quiet_after_a_claim_that_left_nothing() -> None:
@@ -53,14 +48,6 @@ def test_it_asks_again_if_it_was_woken_while_the_claim_was_made() -> None:
     one.wake(1.0)
     one.returned(4, 0, 1.0)
     assert one.hungry
-
-
-def test_a_second_claim_is_made_only_behind_a_full_one() -> None:
-    one = lane()
-    one.reserve(4, 1.0)
-    assert not one.worth_a_turn()
-    one.full = True
-    assert one.worth_a_turn()
 
 
 def test_a_quiet_queue_is_looked_at_now_and_then_by_a_busy_process() -> None:
@@ -113,3 +100,44 @@ def test_a_claim_that_failed_leaves_everything_as_it_was() -> None:
     one.failed_claim(4)
     assert one.slots.used == 0
     assert one.hungry
+
+
+def settled(to: State = State.SUCCEEDED, **fields: Any) -> Settlement:
+    return Settlement(Delivery(1, bytes(16), "mail.welcome", 1, 1, 0, 1, 0, b"{}", b""), to, **fields)
+
+
+def fail(one: Lane, count: int, feeds: Any = "downstream", now_s: float = 10.0) -> bool:
+    one.reserve(count, now_s)
+    for _ in range(count):
+        one.ended(settled(State.SCHEDULED, feeds=feeds))
+    return one.look_at_outcomes(now_s)
+
+
+def test_an_outage_leaves_one_message_at_a_time_and_charges_none() -> None:
+    one = lane(128)
+    assert one.room(10.0) == 128
+    assert fail(one, 20)
+    assert not one.intake.charging
+    assert one.room(10.0) == 0
+    probe_s = 10.0 + one.new_pause_s(10.0)
+    assert one.new_pause_s(10.0) == 0.0, "a pause is told once"
+    assert one.room(probe_s) == 1
+    one.reserve(1, probe_s)
+    assert one.room(probe_s) == 0
+
+
+def test_probes_that_go_well_end_the_outage() -> None:
+    one = lane(128)
+    fail(one, 20)
+    for _ in range(5):
+        one.reserve(1, 20.0)
+        one.ended(settled())
+        one.look_at_outcomes(20.0)
+    assert one.intake.charging
+    assert one.room(20.0) == 128
+
+
+def test_what_a_handler_asked_for_is_no_failure() -> None:
+    one = lane(128)
+    assert not fail(one, 40, feeds="")
+    assert one.room(10.0) == 128

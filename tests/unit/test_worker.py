@@ -437,3 +437,27 @@ async def test_while_the_loop_is_late_only_a_few_claims_a_second_are_made(monkey
                 await asyncio.sleep(0.005)
         assert loop.time() - begun_s >= 0.15
     assert len(pipeline.handled) == 3
+
+
+async def test_an_outage_behind_the_handlers_does_not_use_up_the_backlog() -> None:
+    store, pipeline = Spied(), StandIn()
+    charges: list[bool] = []
+    handle = pipeline.handle_message
+
+    async def fails(handler: Any, delivery: Delivery, *, charge: bool = True) -> Settlement:
+        charges.append(charge)
+        await handle(handler, delivery)
+        return Settlement(delivery, State.SCHEDULED, delay_s=0.0, charge=charge, feeds="downstream")
+
+    pipeline.handle_message = fails  # type: ignore[method-assign]
+    await store.put([message() for _ in range(100)])
+    async with working(store, pipeline, handler(concurrency=4)) as worker:
+        await pipeline.until(lambda: bool(worker.working().holding_back))
+        handled = len(pipeline.handled)
+        assert 20 <= handled < 30
+        await store.put([message() for _ in range(10)])
+        await asyncio.sleep(0.1)
+        assert len(pipeline.handled) == handled, "the breaker is open, and no probe is due yet"
+        await pipeline.until(lambda: len(pipeline.handled) == handled + 1)
+    assert charges[-1] is False
+    assert worker.working().holding_back == ("mail.welcome",)

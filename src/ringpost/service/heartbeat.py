@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from ringpost.core.lease import renew_every_s
 from ringpost.store.port import Store
 
 _LOG = logging.getLogger("ringpost.heartbeat")
@@ -60,13 +61,13 @@ class Heartbeat:
             self._timer.cancel()
 
     def _run(self) -> None:
-        while not self._stopping.wait(self._lease_s / 3):
+        while not self._stopping.wait(renew_every_s(self._lease_s)):
             self.beat()
 
     def _run_on(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._timer is not None:
             self.beat()
-        self._timer = loop.call_later(self._lease_s / 3, self._run_on, loop)
+        self._timer = loop.call_later(renew_every_s(self._lease_s), self._run_on, loop)
 
     def beat(self) -> None:
         """Renew once, and tell the loop what there is to tell."""

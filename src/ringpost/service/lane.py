@@ -1,5 +1,7 @@
 """One queue as this process works it: how much room there is, and whether it is worth while to claim from it."""
 
+from ringpost.core.intake import Intake, counts
+from ringpost.core.message import Settlement, State
 from ringpost.service.handler import Handler
 from ringpost.service.slots import Slots
 
@@ -13,70 +15,64 @@ class Lane:
     """What a worker knows of one queue. It is *hungry* while there may be something to claim, as far as it knows."""
 
     __slots__ = (
+        "_bad",
         "_empty_wakes",
+        "_good",
         "_hush_s",
         "_hushed_until_s",
+        "_paused_until_s",
+        "_warm",
+        "_woken",
         "_woken_s",
-        "asked",
-        "charging",
         "claimed_s",
-        "failed",
-        "full",
         "handler",
         "hungry",
+        "intake",
         "looked_s",
         "queue",
+        "running",
         "slots",
-        "succeeded",
-        "warm",
-        "woken",
     )
 
     def __init__(self, handler: Handler, slots: Slots) -> None:
         self.handler = handler
         self.queue = handler.queue
         self.slots = slots
+        self.intake = Intake()
         self.hungry = True
-        self.full = False  # the last claim took all that it asked for: there is probably more
-        self.warm = False  # the last claim gave something
-        self.asked = 0  # slots taken for claims under way
-        self.woken = False  # since the last claim was made
+        self.running = 0  # messages here, or asked for
         self.looked_s = 0.0
-        self.claimed_s = 0.0
-        self._hushed_until_s = 0.0
-        self.charging = True  # False: the intake breaker is open, failures cost no attempt
-        self.failed = 0  # since the last look of the intake breaker
-        self.succeeded = 0
+        self.claimed_s = 0.0  # when a claim gave something
+        self._good = self._bad = 0  # outcomes since the intake breaker was told
+        self._warm = False  # the last claim gave something
+        self._woken = False  # since the last claim was made
+        self._woken_s = 0.0
         self._empty_wakes = 0
         self._hush_s = 0.0
-        self._woken_s = 0.0
+        self._hushed_until_s = 0.0
+        self._paused_until_s = 0.0
 
-    def room(self) -> int:
-        """Say how many to claim now. Half of the slots at most: the store works on one half while handlers run the
-        other."""
-        return min(self.slots.free, (self.slots.total + 1) // 2)
+    # --- claiming
 
-    def worth_a_turn(self) -> bool:
-        """Say whether a turn should be taken to claim from this queue."""
-        return self.hungry and (self.asked == 0 or self.full)
+    def room(self, now_s: float) -> int:
+        """Say how many may be claimed now."""
+        return self.intake.allowance(self.slots.free, self.running, now_s)
 
     def worth_a_look(self, now_s: float) -> bool:
         """Say whether a turn that is taken anyway should look here too: a busy process is sent no wake-ups."""
-        return self.asked == 0 and (self.warm or now_s - self.looked_s > _STALE_S)
+        return self._warm or now_s - self.looked_s > _STALE_S
 
     def reserve(self, count: int, now_s: float) -> None:
         """Take slots for a claim that is about to be made."""
         self.slots.used += count
-        self.asked += count
+        self.running += count
         self.looked_s = now_s
-        self.woken = False
+        self._woken = False
 
     def returned(self, asked: int, got: int, now_s: float) -> None:
         """Take note of a claim's result. If it left nothing it is quiet here until a wake-up."""
-        self.asked -= asked
-        self.slots.give_back(asked - got)
-        self.full = got == asked
-        self.warm = got > 0
+        self._give_back(asked - got)
+        self._warm = got > 0
         if got:
             self.claimed_s = now_s
             self._hush_s = 0.0
@@ -84,23 +80,59 @@ class Lane:
         elif self._woken_s:
             self._empty_handed(now_s)
         self._woken_s = 0.0
-        self.hungry = self.full or self.woken
-
-    def hush_s(self, now_s: float) -> float:
-        """Say for how long not to listen to this queue's wake-ups."""
-        return max(self._hushed_until_s - now_s, 0.0)
+        self.hungry = got == asked or self._woken
 
     def failed_claim(self, asked: int) -> None:
         """Take note that a claim failed: it is as before it was made."""
-        self.asked -= asked
-        self.slots.give_back(asked)
+        self._give_back(asked)
         self.hungry = True
+
+    def _give_back(self, count: int) -> None:
+        self.running -= count
+        self.slots.give_back(count)
+
+    # --- outcomes
+
+    def ended(self, settlement: Settlement) -> None:
+        """Take note of how a message ended, and free its slot."""
+        self.running -= 1
+        self.slots.give()
+        if settlement.to is State.SUCCEEDED:
+            self._good += 1
+            return
+        match counts(settlement.feeds, settlement.delivery.attempt):
+            case "good":
+                self._good += 1
+            case "bad":
+                self._bad += 1
+            case _:
+                pass
+
+    def look_at_outcomes(self, now_s: float) -> bool:
+        """Tell the intake breaker what has ended since the last time; True if it has opened or closed."""
+        good, bad, self._good, self._bad = self._good, self._bad, 0, 0
+        if good or bad:
+            return self.intake.note(good, bad, now_s)
+        return False
+
+    def new_pause_s(self, now_s: float) -> float:
+        """Say how long the intake breaker pauses, once for each pause."""
+        if not self.intake.open or self._paused_until_s == self.intake.probe_at_s:
+            return 0.0
+        self._paused_until_s = self.intake.probe_at_s
+        return max(self.intake.probe_at_s - now_s, 0.0)
+
+    # --- wake-ups
 
     def wake(self, now_s: float) -> None:
         """Take note that there may be something to claim."""
         self.hungry = True
-        self.woken = True
+        self._woken = True
         self._woken_s = now_s
+
+    def hush_s(self, now_s: float) -> float:
+        """Say for how long not to listen to this queue's wake-ups."""
+        return max(self._hushed_until_s - now_s, 0.0)
 
     def _empty_handed(self, now_s: float) -> None:
         """Stop listening for a while where wake-ups give nothing again and again, as from a queue that is paused."""

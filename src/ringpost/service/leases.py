@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Callable
 from typing import Protocol
 
+from ringpost.core.lease import give_up_after_s
 from ringpost.core.message import State
 from ringpost.service.heartbeat import Heartbeat
 from ringpost.service.runners import Runners
@@ -64,7 +65,7 @@ class Leases:
 
     def check(self) -> None:
         """Cancel what has not been renewed for two thirds of its lease, counted from when its claim was asked for."""
-        last_s = self._clock_s() - self._lease_s * 2 / 3
+        last_s = self._clock_s() - give_up_after_s(self._lease_s)
         if self._heartbeat.renewed_s < last_s:
             for delivery, asked_s in self._runners.running():
                 if asked_s < last_s:

@@ -124,7 +124,7 @@ class Runners:
             lane, delivery, runner.asked_s = feed.popleft()
             runner.delivery = delivery
             try:
-                if lane.charging:
+                if lane.intake.charging:
                     settlement = await handle(lane.handler, delivery)
                 else:
                     settlement = await handle(lane.handler, delivery, charge=False)
@@ -147,11 +147,7 @@ class Runners:
     def _end(self, runner: Runner, lane: Lane, settlement: Settlement) -> None:
         runner.delivery = None
         self.held -= 1
-        lane.slots.give()
-        if settlement.failure is None:
-            lane.succeeded += 1
-        else:
-            lane.failed += 1
+        lane.ended(settlement)
         self._done.append(settlement)
         if not self._finishing:
             self._finishing = True

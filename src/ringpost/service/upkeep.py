@@ -9,6 +9,7 @@ import logging
 import random
 from collections.abc import Callable
 
+from ringpost.core.lease import sweep_after_s
 from ringpost.store.port import Store
 
 _LOG = logging.getLogger("ringpost.upkeep")
@@ -21,7 +22,8 @@ class Upkeep:
 
     def __init__(self, store: Store, lease_s: float, found: Callable[[], None]) -> None:
         self._store = store
-        self._period_s = min(lease_s / 3, _PERIOD_S_MAX)
+        # Others' leases are swept only by who could write without a break for a third of a lease: write twice in it.
+        self._period_s = min(sweep_after_s(lease_s) / 2, _PERIOD_S_MAX)
         self._found = found
         self._alarm: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None

@@ -1,8 +1,8 @@
 """The worker: one turn after the other, each a commit that settles what has ended and claims what there is room for.
 
-Two turns overlap: while the store works for one half of the slots, handlers run the other. A turn is taken when there
-is something to settle or reason to believe that there is something to claim; else the worker listens. What it hears is
-a hint only: it asks the store itself every few seconds.
+While the store works handlers run, and what ends meanwhile goes with the next turn. A turn is taken when there is
+something to settle or reason to believe that there is something to claim; else the worker listens. What it hears is a
+hint only: it asks the store itself every few seconds.
 """
 
 import asyncio
@@ -12,12 +12,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 from msgspec import Struct
 
 from ringpost.contract.errors import LeaseLost
 from ringpost.core import ids
+from ringpost.core.lease import suspect
 from ringpost.core.message import Delivery, Settlement, State
 from ringpost.service.handler import Handler
 from ringpost.service.lag import Lag
@@ -32,7 +34,6 @@ from ringpost.service.watchdog import Watchdog
 from ringpost.store.port import Claimed, Store, Woken
 
 _LOG = logging.getLogger("ringpost.worker")
-_TURNS_MAX = 2
 _POLL_S = 5.0
 _TRICKLE_S = 0.1  # while the loop is late, messages still get on: a few claims a second
 _PAUSE_S = 0.001
@@ -40,7 +41,6 @@ _SHED_S = 0.005  # how long a queue without room may still be listened to
 _BACKOFF_S_FIRST = 0.05
 _BACKOFF_S_MAX = 1.0
 _STOP_S = 2.0  # for what doesn't end when it is cancelled, and for the last commits
-_SUSPECT_LOSSES = 2
 _SWITCH_INTERVAL_S = 0.0005
 
 
@@ -59,6 +59,7 @@ class Working(Struct, frozen=True):
     settled: int
     fences_lost: int
     stalled: bool  # ready messages, free slots, and nothing is claimed
+    holding_back: tuple[str, ...]  # queues whose intake breaker is open: what their handlers need is broken
 
 
 class _Turn(Struct, gc=False):
@@ -97,12 +98,11 @@ class Worker:
         self._lanes = {handler.queue: Lane(handler, pipeline.slots(handler)) for handler in handlers}
         self._held_max = 2 * sum(lane.slots.total for lane in self._lanes.values())
         self._held = 0  # claimed or asked for, and not yet settled
-        self._turns: set[asyncio.Task[None] | None] = set()
+        self._turn: asyncio.Task[None] | None = None
         self._suspects: set[int] = set()
-        self._suspect_asked = False
         self._failures = 0
         self._resting: asyncio.TimerHandle | None = None
-        self._given_up: set[asyncio.Task[None] | None] = set()
+        self._turn_given_up = False
         self._shedding = False
         self._pausing = False
         self._timers: set[asyncio.TimerHandle] = set()
@@ -164,6 +164,7 @@ class Worker:
     def accept(self, delivery: Delivery) -> None:
         """Run a message that was born running here, under `holder`. Its slot has been taken; it is given back."""
         self._held += 1
+        self._lanes[delivery.queue].running += 1
         self._runners.feed([(self._lanes[delivery.queue], delivery, self._clock_s())])
 
     def look(self) -> None:
@@ -174,7 +175,10 @@ class Worker:
 
     def working(self) -> Working:
         """Say how it is doing."""
-        return Working(self._runners.held, self._claimed, self._settled, self._fences_lost, self._watchdog.stalled)
+        held_back = tuple(lane.queue for lane in self._lanes.values() if lane.intake.open)
+        return Working(
+            self._runners.held, self._claimed, self._settled, self._fences_lost, self._watchdog.stalled, held_back
+        )
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -207,18 +211,18 @@ class Worker:
     # --- turns
 
     def _kick(self) -> None:
-        """Take a turn if there is a reason to and fewer than two are under way; else listen."""
-        if len(self._turns) >= _TURNS_MAX or self._resting is not None:
+        """Take a turn if there is a reason to and none is under way; else listen."""
+        if self._turn is not None or self._resting is not None:
             return
         now_s = self._clock_s()
         settlements = self._runners.take_done()
-        if self._suspects:
-            self._end_suspects(settlements)
+        if settlements:
+            self._look_at(settlements, now_s)
         want = self._reserve(now_s, bool(settlements)) if self._may_claim(now_s) else {}
         if want or settlements:
             turn = _Turn(want, settlements, self._ask_suspects(want), now_s)
-            self._turns.add(asyncio.get_running_loop().create_task(self._turn(turn), name="ringpost-turn"))
-        elif not self._turns:
+            self._turn = asyncio.get_running_loop().create_task(self._take(turn), name="ringpost-turn")
+        else:
             self._idle()
 
     def _may_claim(self, now_s: float) -> bool:
@@ -234,34 +238,40 @@ class Worker:
         """Take slots for what is to be claimed: at most as many as are free, and not if too much is unsettled."""
         want: dict[str, int] = {}
         for lane in self._lanes.values():
-            if lane.worth_a_turn() or (settling and lane.worth_a_look(now_s)):
-                count = min(lane.room(), self._held_max - self._held)
+            if lane.hungry or (settling and lane.worth_a_look(now_s)):
+                count = min(lane.room(now_s), self._held_max - self._held)
                 if count > 0:
                     want[lane.queue] = count
                     lane.reserve(count, now_s)
                     self._held += count
         return want
 
-    def _end_suspects(self, settlements: list[Settlement]) -> None:
-        self._suspects.difference_update([settlement.delivery.ref for settlement in settlements])
-        if not self._suspects:
-            for lane in self._lanes.values():  # the next one may have been left lying
-                lane.hungry = True
+    def _look_at(self, settlements: list[Settlement], now_s: float) -> None:
+        """Take note of what has ended before it is committed."""
+        if self._suspects:
+            self._suspects.difference_update([settlement.delivery.ref for settlement in settlements])
+            if not self._suspects:
+                for lane in self._lanes.values():  # the next one may have been left lying
+                    lane.hungry = True
+        for lane in self._lanes.values():
+            if lane.look_at_outcomes(now_s):
+                word = "is broken: one message at a time, none is charged" if lane.intake.open else "is well again"
+                _LOG.warning("what the handler of %s depends on %s", lane.queue, word)
+            pause_s = lane.new_pause_s(now_s)
+            if pause_s > 0:
+                self._later(pause_s, partial(self._wake, lane))
 
     def _ask_suspects(self, want: Mapping[str, int]) -> int:
         """Say how many suspects the claim may take: one at a time in this process."""
-        if not want or self._suspects or self._suspect_asked:
-            return 0
-        self._suspect_asked = True
-        return 1
+        return 0 if self._suspects or not want else 1
 
-    async def _turn(self, turn: _Turn) -> None:
+    async def _take(self, turn: _Turn) -> None:
         try:
             claimed = await self._store.claim(
                 turn.want, self._leases.holder, self._lease_s, turn.settlements, suspects=turn.suspects
             )
         except asyncio.CancelledError as error:
-            if asyncio.current_task() not in self._given_up:
+            if not self._turn_given_up:
                 raise
             self._turn_failed(turn, error)
         except Exception as error:  # noqa: BLE001 (a border: whatever a store raises, nothing may be lost)
@@ -269,8 +279,8 @@ class Worker:
         else:
             self._book(turn, claimed)
         finally:
-            self._turns.discard(asyncio.current_task())
-            self._given_up.discard(asyncio.current_task())
+            self._turn = None
+            self._turn_given_up = False
         self._kick()
         if not self._held:
             self._quiet.set()
@@ -286,8 +296,7 @@ class Worker:
             count = len(deliveries) if got is None else got[queue]
             self._returned(lanes[queue], asked, count, now_s)
         if turn.suspects:
-            self._suspect_asked = False
-            self._suspects.update([delivery.ref for delivery in deliveries if delivery.losses >= _SUSPECT_LOSSES])
+            self._suspects.update([delivery.ref for delivery in deliveries if suspect(delivery.losses)])
         if claimed.next_due_s is not None:
             self._upkeep.due_in(claimed.next_due_s)
         if deliveries:
@@ -303,7 +312,7 @@ class Worker:
         lane.returned(asked, got, now_s)
         hush_s = lane.hush_s(now_s)
         if hush_s > 0:
-            self._later(hush_s, lambda: self._wake(lane))
+            self._later(hush_s, partial(self._wake, lane))
 
     def _count_settled(self, settlements: list[Settlement], settled: list[bool]) -> None:
         self._held -= len(settlements)
@@ -321,8 +330,9 @@ class Worker:
 
     def _release(self, deliveries: list[Delivery]) -> None:
         for delivery in deliveries:
-            self._lanes[delivery.queue].slots.give()
-            self._runners.settle(Settlement(delivery, State.READY, charge=False))
+            settlement = Settlement(delivery, State.READY, charge=False)
+            self._lanes[delivery.queue].ended(settlement)
+            self._runners.settle(settlement)
 
     def _turn_failed(self, turn: _Turn, error: BaseException) -> None:
         """Keep the settlements for the next turn (the fence makes a repetition harmless), and rest a little."""
@@ -332,7 +342,6 @@ class Worker:
             self._lanes[queue].failed_claim(asked)
             self._held -= asked
         self._runners.put_back(turn.settlements)
-        self._suspect_asked = self._suspect_asked and not turn.suspects
         self._failures += 1
         pause_s = min(_BACKOFF_S_FIRST * 2 ** min(self._failures, 10), _BACKOFF_S_MAX)
         _LOG.warning("a turn at the store failed; the next in %g s", pause_s, exc_info=error)
@@ -357,7 +366,7 @@ class Worker:
 
     def _paused(self) -> None:
         self._pausing = False
-        if not self._turns:
+        if self._turn is None:
             self._listen()
 
     def _listen(self) -> None:
@@ -381,9 +390,7 @@ class Worker:
 
     def _audible(self) -> frozenset[str]:
         now_s = self._clock_s()
-        return frozenset(
-            lane.queue for lane in self._lanes.values() if (lane.slots.free or lane.asked) and not lane.hush_s(now_s)
-        )
+        return frozenset(lane.queue for lane in self._lanes.values() if lane.room(now_s) > 0 and not lane.hush_s(now_s))
 
     def _shed(self) -> None:
         """Stop listening to queues that have had no room for a while: others should be woken instead."""
@@ -415,14 +422,15 @@ class Worker:
         """Give the queues with free slots, each with the instant of the last claim that gave something."""
         if self._stopping:
             return {}
-        return {lane.queue: lane.claimed_s for lane in self._lanes.values() if lane.slots.free > 0}
+        now_s = self._clock_s()
+        return {
+            lane.queue: lane.claimed_s for lane in self._lanes.values() if lane.room(now_s) > 0 and not lane.intake.open
+        }
 
     async def _start_afresh(self) -> None:
         """Give turns that hang up, and begin anew. Their settlements go again, guarded by the fence."""
-        for task in self._turns:
-            if task is not None:
-                self._given_up.add(task)
-                task.cancel()
+        if self._turn is not None:
+            self._turn_given_up = self._turn.cancel()
         self._listener.stop()
         self.look()
 

@@ -89,7 +89,7 @@ class Shop:
         command = [sys.executable, "-m", "ringpost", *arguments, "--store", self.store]
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
         for line in (done.stdout + done.stderr).rstrip().splitlines():
-            self.console.print(f"  [dim]│[/] {line}", markup=False, highlight=False)
+            self.console.print(Text.assemble("  ", ("│ ", "dim"), line), soft_wrap=True)
         return done.stdout
 
 
@@ -307,7 +307,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--once", action="store_true", help="end after the story")
     once = parser.parse_args().once
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     folder = ROOT / ".demo"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()

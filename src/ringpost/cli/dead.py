@@ -1,0 +1,289 @@
+"""`ringpost dead`: what could not be handled, why, and what to do with it."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Sequence
+from typing import Final, Literal
+
+import click
+import msgspec
+
+from ringpost.cli.asked import json_option, settings_of, store_option
+from ringpost.cli.letter import Letter, letter_of, told
+from ringpost.cli.output import age, instant, print_json, print_table
+from ringpost.cli.stores import did_you_mean, opened, operator
+from ringpost.contract.errors import StateError, UsageError
+from ringpost.core import ids
+from ringpost.core.life import ticket_state
+from ringpost.core.message import Record, State
+from ringpost.store.hostclock import wall_ms
+from ringpost.store.port import Changed, Drop, Filter, Replay, Store
+
+_BATCH: Final = 100
+_DEFAULT_SHOWN: Final = 50
+_ERROR_LENGTH: Final = 60
+
+What = Literal["replay", "drop"]
+_DONE: Final = {"replay": "replayed", "drop": "dropped"}
+
+
+@click.group()
+def dead() -> None:
+    """List, show, replay and drop dead letters."""
+
+
+@dead.command("list")
+@click.option("--queue", metavar="QUEUE", help="Of this queue alone.")
+@click.option("--limit", type=click.IntRange(1), default=_DEFAULT_SHOWN, show_default=True, help="At most so many.")
+@store_option
+@json_option
+def list_dead(queue: str | None, limit: int, store: str | None, as_json: bool) -> int:
+    """Show dead letters, the oldest first.
+
+    \b
+    ringpost dead list
+    ringpost dead list --queue mail.welcome --json
+    """
+
+    async def work() -> int:
+        async with opened(settings_of(store)) as opened_store:
+            records = [record async for record in _found(opened_store, queue, limit, bodies=False)]
+            if not records and queue is not None:
+                await _refuse_unknown_queue(opened_store, queue)
+            total = sum(depth.dead for depth in await opened_store.depths() if queue in (None, depth.queue))
+            _print(records, total, queue, as_json=as_json)
+        return 0
+
+    return asyncio.run(work())
+
+
+@dead.command()
+@click.argument("id", metavar="ID")
+@store_option
+@json_option
+def show(id: str, store: str | None, as_json: bool) -> int:
+    """Show everything that is known of the dead letter ID: cause, errors, request, sender.
+
+    Secrets of the request are masked where its service is known.
+
+    \b
+    ringpost dead show 01a205a1-ee60-74a2-a575-523908deee40
+    """
+
+    async def work() -> Letter:
+        async with opened(settings_of(store)) as opened_store:
+            return await letter_of(opened_store, await _dead_one(opened_store, _parsed(id), bodies=True))
+
+    letter = asyncio.run(work())
+    if as_json:
+        print_json(letter)
+    else:
+        click.echo(told(letter))
+    return 0
+
+
+@dead.command()
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@click.option("--queue", metavar="QUEUE", help="With --all: of this queue alone.")
+@click.option("--all", "every", is_flag=True, help="Every dead letter.")
+@click.option("--limit", type=click.IntRange(1), help="At most so many: try some first.")
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="At most so many a second.")
+@store_option
+@json_option
+def replay(
+    ids: tuple[str, ...],
+    queue: str | None,
+    every: bool,
+    limit: int | None,
+    rate: float | None,
+    store: str | None,
+    as_json: bool,
+) -> int:
+    """Have dead letters handled again: by ID, or all of a queue. They keep their ids; attempts begin anew.
+
+    \b
+    ringpost dead replay 01a205a1-ee60-74a2-a575-523908deee40
+    ringpost dead replay --queue mail.welcome --all --limit 1
+    ringpost dead replay --queue mail.welcome --all --rate 50
+    """
+    _check_asked(ids, queue, every, "replay")
+    return asyncio.run(_order("replay", ids, queue, limit, rate, store, as_json=as_json))
+
+
+@dead.command()
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@click.option("--queue", metavar="QUEUE", help="With --all: of this queue alone.")
+@click.option("--all", "every", is_flag=True, help="Every dead letter.")
+@click.option("--yes", is_flag=True, help="Don't ask.")
+@store_option
+@json_option
+def drop(ids: tuple[str, ...], queue: str | None, every: bool, yes: bool, store: str | None, as_json: bool) -> int:
+    """Remove dead letters for good: by ID, or all of a queue. The store notes who did it.
+
+    \b
+    ringpost dead drop 01a205a1-ee60-74a2-a575-523908deee40
+    ringpost dead drop --queue mail.welcome --all --yes
+    """
+    _check_asked(ids, queue, every, "drop")
+    if every and not yes and not _confirmed(queue):
+        return 1
+    return asyncio.run(_order("drop", ids, queue, None, None, store, as_json=as_json))
+
+
+def _check_asked(ids: Sequence[str], queue: str | None, every: bool, what: What) -> None:
+    if ids and (every or queue is not None):
+        raise UsageError("give ids, or --all with or without --queue; not both.")
+    if not ids and not every:
+        which = (
+            f"ringpost dead {what} --queue {queue} --all" if queue else f"ringpost dead {what} ID, or --queue Q --all"
+        )
+        raise UsageError(f"say which: {which}.")
+
+
+def _confirmed(queue: str | None) -> bool:
+    if not sys.stdin.isatty():
+        raise UsageError("dropping them all can't be undone: add --yes.")
+    return click.confirm(f"Drop every dead letter{f' of {queue}' if queue else ''} for good?", err=True)
+
+
+async def _order(
+    what: What,
+    wanted: Sequence[str],
+    queue: str | None,
+    limit: int | None,
+    rate: float | None,
+    store_url: str | None,
+    *,
+    as_json: bool,
+) -> int:
+    async with opened(settings_of(store_url)) as store:
+        done: list[str] = []
+        missed: list[str] = []
+        if wanted:
+            parsed = [_parsed(id) for id in wanted]
+            records = [await _dead_one(store, id) for id in parsed]  # all are looked at before any is changed
+            await _carry_out(store, what, records, done, missed)
+        else:
+            if queue is not None:
+                await _refuse_unknown_queue(store, queue)
+            size = _BATCH if rate is None else max(1, min(_BATCH, int(rate)))
+            batch: list[Record] = []
+            async for record in _found(store, queue, limit, bodies=False):
+                batch.append(record)
+                if len(batch) == size:
+                    await _carry_out(store, what, batch, done, missed)
+                    batch = []
+                    if rate is not None:
+                        await asyncio.sleep(size / rate)
+            await _carry_out(store, what, batch, done, missed)
+    if as_json:
+        print_json({_DONE[what]: done, "missed": missed})
+    else:
+        click.echo(f"{_DONE[what]} {len(done):,} dead letter{'' if len(done) == 1 else 's'}")
+        for text in missed:
+            click.echo(f"ringpost: {text}", err=True)
+    return 1 if missed else 0
+
+
+async def _carry_out(store: Store, what: What, records: Sequence[Record], done: list[str], missed: list[str]) -> None:
+    if not records:
+        return
+    who = operator()
+    orders = [
+        Replay(record.id, record.generation, who) if what == "replay" else Drop(record.id, who) for record in records
+    ]
+    for record, changed in zip(records, await store.change(orders), strict=True):
+        if changed.result == "done":
+            done.append(ids.text(record.id))
+        else:
+            missed.append(f"{ids.text(record.id)} was not {_DONE[what]}: {_why(changed)}.")
+
+
+def _why(changed: Changed) -> str:
+    if changed.result == "conflict":
+        return "somebody else has replayed it meanwhile"
+    if changed.state is not None:
+        return f"it is {changed.state.name.lower()} now"
+    return "it is gone"
+
+
+async def _found(store: Store, queue: str | None, limit: int | None, *, bodies: bool) -> AsyncIterator[Record]:
+    """Give the dead letters page by page, those that were there when it began to ask for a page."""
+    after, given = 0, 0
+    while limit is None or given < limit:
+        size = _BATCH if limit is None else min(_BATCH, limit - given)
+        page = await store.find(Filter(queue=queue, states=(State.DEAD,), after=after, limit=size, bodies=bodies))
+        for record in page:
+            yield record
+        if len(page) < size:
+            return
+        after, given = page[-1].ref, given + len(page)
+
+
+def _parsed(text: str) -> bytes:
+    try:
+        return ids.parse(text)
+    except ValueError:
+        raise UsageError(f"{text[:80]!r} is no message id; `ringpost dead list` shows them.") from None
+
+
+async def _dead_one(store: Store, id: bytes, *, bodies: bool = False) -> Record:
+    (record,) = await store.read([id], bodies=bodies)
+    if record is None:
+        raise StateError(f"There is no message {ids.text(id)} in this store; `ringpost dead list` shows the dead ones.")
+    if record.state is not State.DEAD:
+        raise StateError(
+            f"{ids.text(id)} is no dead letter: it is {ticket_state(record)}. See `ringpost ticket {ids.text(id)}`."
+        )
+    return record
+
+
+async def _refuse_unknown_queue(store: Store, queue: str) -> None:
+    known = [depth.queue for depth in await store.depths()]
+    if queue not in known:
+        raise UsageError(f"there is no queue {queue} here. {did_you_mean(queue, known) if known else ''}".rstrip())
+
+
+def _print(records: Sequence[Record], total: int, queue: str | None, *, as_json: bool) -> None:
+    if as_json:
+        print_json([_summary(record) for record in records])
+        return
+    now_ms = wall_ms()
+    cells = [
+        (
+            ids.text(record.id),
+            record.queue,
+            record.cause.word,
+            record.attempts,
+            f"{age((now_ms - (record.settled_ms or record.created_ms)) / 1000)} ago",
+            _last_error(record),
+        )
+        for record in records
+    ]
+    of = f" of {queue}" if queue else ""
+    columns = ("id", "queue", "cause", "attempts#", "died#", "last error")
+    print_table("", columns, cells, empty=f"No dead letters{of}.")
+    if total > len(records):
+        click.echo(f"{total - len(records):,} more: --limit {total}", err=True)
+
+
+def _summary(record: Record) -> dict[str, object]:
+    return {
+        "id": ids.text(record.id),
+        "queue": record.queue,
+        "cause": record.cause.word,
+        "attempts": record.attempts,
+        "losses": record.losses,
+        "generation": record.generation,
+        "created": instant(record.created_ms),
+        "died": instant(record.settled_ms),
+        "error": msgspec.to_builtins(record.failures[-1]) if record.failures else None,
+    }
+
+
+def _last_error(record: Record) -> str:
+    if not record.failures:
+        return ""
+    last = record.failures[-1]
+    text = " ".join(f"{last.type}: {last.message}".split())
+    return text if len(text) <= _ERROR_LENGTH else f"{text[:_ERROR_LENGTH]}…"

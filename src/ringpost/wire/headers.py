@@ -5,7 +5,7 @@ Only what other people's standards say to ignore is ignored: unknown preferences
 
 import re
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
+from datetime import UTC, datetime
 from math import ceil, isfinite
 
 from msgspec import Struct
@@ -28,6 +28,8 @@ _STRING = re.compile(r'"(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*"')
 _ESCAPE = re.compile(r'\\(["\\])')
 _OPERATION = re.compile(r"[a-z0-9_]{1,64}(?:\.[a-z0-9_]{1,64}){1,4}")
 _TRACE = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_DATE = re.compile(r"[A-Z][a-z]{2}, ([0-9]{2}) ([A-Z][a-z]{2}) ([0-9]{4}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _PRIORITIES = {"high": Priority.HIGH, "normal": Priority.NORMAL, "low": Priority.LOW}
 PRIORITY_WORDS: Mapping[Priority, str] = {value: word for word, value in _PRIORITIES.items()}
 
@@ -150,10 +152,20 @@ def retry_after_s(value: str | None, now_s: float | None = None) -> float | None
         return float(text)
     try:
         # Without a clock it is of ours, within one process: not rounded.
-        after_s = float(text) if now_s is None else parsedate_to_datetime(text).timestamp() - now_s
-    except (ValueError, TypeError, OverflowError):
+        after_s = float(text) if now_s is None else _date_s(text) - now_s
+    except ValueError:
         return None
     return max(0.0, after_s) if isfinite(after_s) else None
+
+
+def _date_s(text: str) -> float:
+    """Read a date of HTTP (RFC 9110, 5.6.7) as Unix time. ValueError for anything else, its obsolete forms included."""
+    found = _DATE.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text!r} is no date of HTTP")
+    day, month, year, hour, minute, second = found.groups()
+    at = datetime(int(year), _MONTHS.index(month) + 1, int(day), int(hour), int(minute), int(second), tzinfo=UTC)
+    return at.timestamp()
 
 
 def retry_after_text(seconds: float) -> str:

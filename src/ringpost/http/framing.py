@@ -85,7 +85,8 @@ DEAD: Final = 4  # after a refusal or a last request: nothing that follows is lo
 class Reader:
     """Read one connection. Whole requests, and at last perhaps a refusal, wait in `ready` in their order.
 
-    Set `now_s` before `feed`. While `full`, nothing more is parsed: feed again (with `b""`) when there is room.
+    Set `now_s` before `feed`. `held` says that there are too many requests, and the rest is kept unparsed: feed again
+    (with `b""`) when they are done.
     `expecting` says that the client waits for `100 Continue` before it sends the body.
     """
 
@@ -93,6 +94,7 @@ class Reader:
         self.ready: deque[Arrived | Refused] = deque()
         self.phase = IDLE
         self.expecting = False
+        self.held = False
         self.now_s = 0.0
         self._head_bytes_max = settings.header_bytes_max
         self._head_lines_max = settings.header_count_max
@@ -112,10 +114,6 @@ class Reader:
         self._host: str | None = None  # the last one found good, and what it makes as origin
         self._origin = ""
 
-    @property
-    def full(self) -> bool:
-        return len(self.ready) >= PIPELINED_MAX
-
     def feed(self, data: bytes) -> None:
         """Take in what the socket gave."""
         if self.phase == DEAD:
@@ -124,6 +122,7 @@ class Reader:
         if fresh:
             data = self._rest + data
             self._rest = b""
+            self.held = False
         try:
             position = self._read(data, fresh)
         except Refused as refusal:
@@ -133,6 +132,7 @@ class Reader:
         else:
             if position < len(data):
                 self._rest = data[position:] if position else data
+                self.held = len(self.ready) >= PIPELINED_MAX
 
     def _read(self, data: bytes, fresh: int) -> int:
         """Take from `data` what is complete; give the position up to which it was taken."""
@@ -341,7 +341,7 @@ class Reader:
 
     def _die(self, refusal: Refused) -> None:
         self.phase = DEAD
-        self.expecting = False
+        self.expecting = self.held = False
         self._parts = []
         self._request = None
         self.ready.append(refusal)

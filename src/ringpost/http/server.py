@@ -15,7 +15,7 @@ from typing import Final, cast
 
 from ringpost.core.outcome import problem_answer
 from ringpost.http.answers import refusal
-from ringpost.http.framing import BODY, CHUNKS, HEAD, PIPELINED_MAX, Arrived, Reader, Refused
+from ringpost.http.framing import BODY, CHUNKS, HEAD, Arrived, Reader, Refused
 from ringpost.http.ports import BACKLOG
 from ringpost.http.rendering import BODILESS, CONTINUE, LAST_CHUNK, Renderer, chunk
 from ringpost.settings import Settings
@@ -86,7 +86,7 @@ class Connection(asyncio.Protocol):
         reader.feed(data)
         if self.task is None:
             self._go_on(now_s)
-        if len(reader.ready) >= PIPELINED_MAX and not self._paused:
+        if reader.held and not self._paused:
             self._paused = True
             self._transport.pause_reading()
 
@@ -121,8 +121,8 @@ class Connection(asyncio.Protocol):
         if self._blocked or self._last:
             return
         reader = self._reader
-        if self._paused and not reader.ready:
-            self._unpause(now_s)
+        if reader.held and not reader.ready:
+            self._read_on(now_s)
         if not reader.ready:
             self._watch(now_s)
             return
@@ -134,12 +134,12 @@ class Connection(asyncio.Protocol):
         else:
             self._refuse(item)
 
-    def _unpause(self, now_s: float) -> None:
-        """Parse what was left unparsed while there were too many requests, then read on."""
+    def _read_on(self, now_s: float) -> None:
+        """Parse what was kept unparsed while there were too many requests, and read again."""
         reader = self._reader
         reader.now_s = now_s
         reader.feed(b"")
-        if not reader.full:
+        if self._paused and not reader.held:
             self._paused = False
             self._transport.resume_reading()
 

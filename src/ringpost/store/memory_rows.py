@@ -282,6 +282,16 @@ class Rows:
                 return row
         return None
 
+    def next_expiry_ms(self) -> int | None:
+        """Give when the next of those that wait expires."""
+        while self._expiring:
+            expires_ms, ref = self._expiring[0]
+            row = self._by_ref.get(ref)
+            if row is not None and row.state < State.RUNNING:
+                return expires_ms
+            heappop(self._expiring)
+        return None
+
     def watch_expiry(self, row: Row) -> None:
         """Put a row that came back from running into the index of expiry again."""
         if row.expires_ms is not None:

@@ -284,9 +284,15 @@ def generated(chance: random.Random) -> bytes:
         b"chunked",
     ]
     lines = [
-        b"Content-Length: 3\r\n", b"Content-Length: 0\r\n", b"Transfer-Encoding: chunked\r\n", b"Host: b\r\n",
-        b"Transfer-Encoding: identity\r\n", b" folded\r\n", b"Connection: close\r\n", b"X-Mark : 9\r\n",
-    ]  # fmt: skip
+        b"Content-Length: 3\r\n",
+        b"Content-Length: 0\r\n",
+        b"Transfer-Encoding: chunked\r\n",
+        b"Host: b\r\n",
+        b"Transfer-Encoding: identity\r\n",
+        b" folded\r\n",
+        b"Connection: close\r\n",
+        b"X-Mark : 9\r\n",
+    ]
     for _ in range(pick([0, 1, 1, 1, 2])):
         at = chance.randrange(len(raw) + 1)
         bent = chance.random()

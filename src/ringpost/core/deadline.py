@@ -18,13 +18,3 @@ def child(now_s: float, timeout_s: float, parent_s: float | None) -> float:
     """Give the deadline of a call made within another: its own, and within the parent's less a margin."""
     own_s = now_s + timeout_s
     return own_s if parent_s is None else min(own_s, parent_s - MARGIN_S)
-
-
-def remaining_s(deadline_s: float, now_s: float) -> float:
-    """Give what is left, 0 once it is over."""
-    return max(0.0, deadline_s - now_s)
-
-
-def over(deadline_s: float, now_s: float) -> bool:
-    """Say whether it is too late to begin."""
-    return now_s >= deadline_s

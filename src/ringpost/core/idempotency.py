@@ -6,12 +6,10 @@ a number don't make another request of it.
 
 from hashlib import blake2b
 from math import isfinite
-from typing import Literal
 
 import msgspec
 
 from ringpost.core.ids import hash128
-from ringpost.core.message import State
 
 _EXACT = 1 << 53
 
@@ -28,14 +26,6 @@ def digest(body: bytes) -> bytes:
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         pass
     return blake2b(body, digest_size=16).digest()
-
-
-Repeat = Literal["in_flight", "stored"]
-
-
-def repeated(state: State) -> Repeat:
-    """Say what a repeat of a keyed call meets: the first one still at work, or its stored answer."""
-    return "stored" if state.terminal else "in_flight"
 
 
 def _number(text: str) -> float | int | str:

@@ -6,7 +6,6 @@ two nobody holds the message, so that two handlers never believe at once that th
 
 from ringpost.core.message import Kind, State
 
-LEASE_S_MIN = 1.0
 LOSSES_SUSPECT = 2
 LOSSES_MAX = 5
 _RENEW = 1 / 3

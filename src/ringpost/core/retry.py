@@ -37,7 +37,6 @@ class Retry(Struct, frozen=True):
 
 
 DEFAULT = Retry()
-NEVER = Retry(attempts=1)
 Rules = Retry | Mapping[type[Exception], Retry]
 
 

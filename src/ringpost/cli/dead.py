@@ -41,8 +41,9 @@ def list_dead(queue: str | None, limit: int, store: str | None, as_json: bool) -
     """Show dead letters, the oldest first.
 
     \b
-    ringpost dead list
-    ringpost dead list --queue mail.welcome --json
+    Examples:
+      ringpost dead list
+      ringpost dead list --queue mail.welcome --json
     """
 
     async def work() -> int:
@@ -67,7 +68,8 @@ def show(id: str, store: str | None, as_json: bool) -> int:
     Secrets of the request are masked where its service is known.
 
     \b
-    ringpost dead show 01a205a1-ee60-74a2-a575-523908deee40
+    Example:
+      ringpost dead show 01a205a1-ee60-74a2-a575-523908deee40
     """
 
     async def work() -> Letter:
@@ -102,9 +104,10 @@ def replay(
     """Have dead letters handled again: by ID, or all of a queue. They keep their ids; attempts begin anew.
 
     \b
-    ringpost dead replay 01a205a1-ee60-74a2-a575-523908deee40
-    ringpost dead replay --queue mail.welcome --all --limit 1
-    ringpost dead replay --queue mail.welcome --all --rate 50
+    Examples:
+      ringpost dead replay 01a205a1-ee60-74a2-a575-523908deee40
+      ringpost dead replay --queue mail.welcome --all --limit 1
+      ringpost dead replay --queue mail.welcome --all --rate 50
     """
     _check_asked(ids, queue, every, "replay")
     return asyncio.run(_order("replay", ids, queue, limit, rate, store, as_json=as_json))
@@ -121,8 +124,9 @@ def drop(ids: tuple[str, ...], queue: str | None, every: bool, yes: bool, store:
     """Remove dead letters for good: by ID, or all of a queue. The store notes who did it.
 
     \b
-    ringpost dead drop 01a205a1-ee60-74a2-a575-523908deee40
-    ringpost dead drop --queue mail.welcome --all --yes
+    Examples:
+      ringpost dead drop 01a205a1-ee60-74a2-a575-523908deee40
+      ringpost dead drop --queue mail.welcome --all --yes
     """
     _check_asked(ids, queue, every, "drop")
     if every and not yes and not _confirmed(queue):

@@ -35,7 +35,8 @@ def doctor(store: str | None, as_json: bool) -> int:
     Each line is ok, warn or fail, and says what to do. The exit code is 1 where something fails.
 
     \b
-    ringpost doctor
+    Example:
+      ringpost doctor
     """
     findings = [surroundings.python(), surroundings.libraries()]
     settings, found = _configuration(store)

@@ -71,8 +71,9 @@ def queues(watch: bool, interval: float, store: str | None, as_json: bool) -> in
     Rates are from two readings, `--interval` apart.
 
     \b
-    ringpost queues
-    ringpost queues --watch
+    Examples:
+      ringpost queues
+      ringpost queues --watch
     """
     interval_s = max(0.1, interval)
     return asyncio.run(_queues(settings_of(store), interval_s, watch=watch, as_json=as_json))

@@ -51,8 +51,9 @@ def run(
     What isn't said here comes from ringpost.toml and RINGPOST_*.
 
     \b
-    ringpost run accounts:accounts mail:mail
-    ringpost run accounts:accounts --http 0.0.0.0:8000 --workers 4
+    Examples:
+      ringpost run accounts:accounts mail:mail
+      ringpost run accounts:accounts --http 0.0.0.0:8000 --workers 4
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     here_on_path()
@@ -63,9 +64,16 @@ def run(
         given["http"] = None if http.lower() in _OFF else http
     if workers is not None:
         given["workers"] = workers
-    run_loaded(
-        lambda: [load_service(target) for target in services], load(given), reload=reload, accept_loss=accept_loss
-    )
+    settings = load(given)
+
+    def load_services() -> list[Service]:
+        return [load_service(target) for target in services]
+
+    if reload:  # each process loads them, as they are then
+        run_loaded(load_services, settings, reload=True, accept_loss=accept_loss)
+    else:
+        loaded = load_services()  # before a port is taken: a wrong name should say nothing else
+        run_loaded(lambda: loaded, settings, accept_loss=accept_loss)
 
 
 def here_on_path() -> None:

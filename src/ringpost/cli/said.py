@@ -66,7 +66,9 @@ def told(name: str, answer: Answer) -> str:
         return f"{name} answered with status {answer.status}."
     title, detail = str(members.get("title", "")), str(members.get("detail", ""))
     if _is_ours(members):
-        said = detail if members.get("code") == "invalid" and detail else f"{title}. {detail}".strip()
+        if members.get("code") == "invalid" and detail:
+            return detail  # it names the operation itself
+        said = f"{title}. {detail}".strip()
         again = f" Try again in {answer.retry_after_s:g} s." if answer.retry_after_s is not None else ""
         return f"{name}: {said.rstrip('.')}.{again}"
     fields = ", ".join(f"{key}: {_text(value)}" for key, value in members.items() if key not in _COMMON)

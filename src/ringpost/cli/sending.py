@@ -89,8 +89,9 @@ def send(
     It goes through a live door, else straight into the store. Standard output has the ticket's id alone.
 
     \b
-    ringpost send mail.welcome '{"id": "1", "email": "ada@example.com"}' --watch
-    ringpost send reports.build @report.json --delay 10m --key june
+    Examples:
+      ringpost send mail.welcome '{"id": "1", "email": "ada@example.com"}' --watch
+      ringpost send reports.build @report.json --delay 10m --key june
     """
     checked_name(name, "operation")
     if reply_to is not None:
@@ -124,7 +125,8 @@ def publish(
     """Publish the event NAME with its DATA to all who subscribe to it, and print its id.
 
     \b
-    ringpost publish accounts.registered '{"id": "1", "email": "ada@example.com"}'
+    Example:
+      ringpost publish accounts.registered '{"id": "1", "email": "ada@example.com"}'
     """
     checked_name(name, "event")
     terms = Terms(delay=delay, ttl_s=ttl, key=key, ordering_key=ordering_key, priority=priority)

@@ -99,7 +99,8 @@ def init(folder: Path) -> None:
     Nothing is overwritten: where a ringpost.toml is already, only the store that it names is made.
 
     \b
-    ringpost init shop
+    Example:
+      ringpost init shop
     """
     if (folder / FILE_NAME).exists():
         _make_store(folder)

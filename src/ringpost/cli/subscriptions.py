@@ -44,7 +44,8 @@ def list_subscriptions(store: str | None, as_json: bool) -> int:
     """Show who subscribes to what, when it was last seen, and what waits for it.
 
     \b
-    ringpost subscriptions list
+    Example:
+      ringpost subscriptions list
     """
 
     async def work() -> int:
@@ -60,13 +61,15 @@ def list_subscriptions(store: str | None, as_json: bool) -> int:
 @click.argument("queue", metavar="QUEUE")
 @click.option("--force", is_flag=True, help="Even while a process is running that will subscribe again.")
 @store_option
-def remove(event: str, queue: str, force: bool, store: str | None) -> int:
+@json_option
+def remove(event: str, queue: str, force: bool, store: str | None, as_json: bool) -> int:
     """Remove the subscription of QUEUE to EVENT: it gets no event any more. What waits there stays.
 
     \b
-    ringpost subscriptions remove accounts.registered analytics.on.accounts.registered
+    Example:
+      ringpost subscriptions remove accounts.registered analytics.on.accounts.registered
     """
-    return asyncio.run(_remove(settings_of(store), event, queue, force=force))
+    return asyncio.run(_remove(settings_of(store), event, queue, force=force, as_json=as_json))
 
 
 async def read_subscriptions(store: Store) -> list[Row]:
@@ -85,7 +88,7 @@ async def read_subscriptions(store: Store) -> list[Row]:
     return found
 
 
-async def _remove(settings: Settings, event: str, queue: str, *, force: bool) -> int:
+async def _remove(settings: Settings, event: str, queue: str, *, force: bool, as_json: bool) -> int:
     async with opened(settings) as store:
         known = await read_subscriptions(store)
         row = next((one for one in known if one.event == event and one.queue == queue), None)
@@ -102,6 +105,9 @@ async def _remove(settings: Settings, event: str, queue: str, *, force: bool) ->
                 "subscribe again: stop it or take the handler out first, or use --force."
             )
         await store.note_drop(notes.subscription(event, queue))
+        if as_json:
+            print_json({"removed": {"event": event, "queue": queue}, "waiting": row.waiting})
+            return 0
         click.echo(f"{queue} doesn't get {event} any more")
         if row.waiting:
             click.echo(f"{row.waiting:,} that came before wait there still", err=True)

@@ -39,8 +39,9 @@ def ticket(
     It is looked up in the store, else at every door that is known. The exit code is 1 where it failed.
 
     \b
-    ringpost ticket 01a205a1-ee60-74a2-a575-523908deee40
-    ringpost ticket 01a205a1-ee60-74a2-a575-523908deee40 --wait 5m --result
+    Examples:
+      ringpost ticket 01a205a1-ee60-74a2-a575-523908deee40
+      ringpost ticket 01a205a1-ee60-74a2-a575-523908deee40 --wait 5m --result
     """
     if cancel and (watch or result or wait is not None):
         raise UsageError("--cancel goes alone: look at it afterwards.")

@@ -1,0 +1,1 @@
+"""The rows of the report, by case. Each module has one function that gives its rows."""

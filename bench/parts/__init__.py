@@ -1,0 +1,1 @@
+"""What runs in processes of its own. Each part takes its options as one JSON argument and says JSON lines."""

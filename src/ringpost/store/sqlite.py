@@ -279,7 +279,12 @@ class SqliteStore:
     def _committed(self, turn: Turn) -> None:
         """Wake whoever waits for what this commit brought: here directly, elsewhere by the bell."""
         waiting, bell, loop = self._waiting, self._bell, self._loop
-        if waiting is None or bell is None or loop is None or not (turn.rang or turn.touched):
+        if waiting is None or bell is None or loop is None:
+            return
+        if not turn.watched and self._watched():
+            # Somebody began to wait during this turn and may have looked before its commit: nobody noted what changed.
+            self._unsaid(waiting, bell, loop)
+        if not (turn.rang or turn.touched):
             return
         names = [turn.queues.numbered(no).name for no in turn.rang]
         here = [name for name in names if name in waiting.idle]
@@ -290,6 +295,15 @@ class SqliteStore:
             except RuntimeError:
                 return
         bell.ring(elsewhere, turn.touched)
+
+    def _unsaid(self, waiting: Waiting, bell: Bell, loop: asyncio.AbstractEventLoop) -> None:
+        """Let whoever waits for ids look for itself."""
+        if waiting.watching:
+            try:
+                loop.call_soon_threadsafe(waiting.look)
+            except RuntimeError:
+                return
+        bell.ring_watching()
 
     def _watched(self) -> bool:
         waiting, bell = self._waiting, self._bell

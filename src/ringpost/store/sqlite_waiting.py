@@ -39,6 +39,7 @@ class Waiting:
         self._look = look
         self._waiters: list[Waiter] = []
         self._poll: asyncio.Task[None] | None = None
+        self._looking: set[asyncio.Task[None]] = set()
         self.watching = False  # somebody here waits for ids
         self.idle: frozenset[str] = frozenset()  # what somebody here would claim
         self._loop.add_reader(bell.socket.fileno(), self._heard)
@@ -72,10 +73,19 @@ class Waiting:
             one = frozenset((queue,))
             any(waiter.wake(one, frozenset()) for waiter in self._waiters)
 
+    def look(self) -> None:
+        """Look for oneself: something has changed, and who committed it didn't know yet that it was waited for."""
+        if self._waiters:
+            task = self._loop.create_task(self._look_on(at_once=True))
+            self._looking.add(task)
+            task.add_done_callback(self._looked)
+
     def close(self) -> None:
         self._loop.remove_reader(self._bell.socket.fileno())
         if self._poll is not None:
             self._poll.cancel()
+        for task in self._looking:
+            task.cancel()
         for waiter in self._waiters:
             if not waiter.future.done():
                 waiter.future.set_result(Woken())
@@ -90,6 +100,8 @@ class Waiting:
         rings = self._bell.heard()
         ids = [id for ring in rings for id in ring.each_id()]
         tones = {heard for ring in rings for heard in ring.queues}
+        if any(not ring.ids and not ring.queues for ring in rings):
+            self.look()
         if tones:
             queues = [name for name in self.idle if tone(name) in tones]
             self.rang(queues, ids)
@@ -101,7 +113,15 @@ class Waiting:
         """Look for oneself once a second while anybody waits: a datagram may get lost."""
         while self._waiters:
             await asyncio.sleep(POLL_S)
-            ids = frozenset[bytes]().union(*(waiter.ids for waiter in self._waiters))
-            seen = await self._look(self.idle, ids, False)
-            self.rang(seen.queues, seen.ids)
+            await self._look_on(at_once=False)
         self._poll = None
+
+    async def _look_on(self, *, at_once: bool) -> None:
+        ids = frozenset[bytes]().union(*(waiter.ids for waiter in self._waiters))
+        seen = await self._look(self.idle, ids, at_once)
+        self.rang(seen.queues, seen.ids)
+
+    def _looked(self, task: asyncio.Task[None]) -> None:
+        self._looking.discard(task)
+        if not task.cancelled():
+            task.exception()  # the poll looks again, and says what is wrong

@@ -29,7 +29,7 @@ def tone(queue: str) -> int:
 
 
 class Ring(msgspec.Struct, array_like=True, gc=False):
-    """What a datagram says: tones of queues with something new, ids that changed."""
+    """What a datagram says: tones of queues with something new, ids that changed; with neither: look for yourself."""
 
     queues: list[int]
     ids: bytes
@@ -143,6 +143,12 @@ class Bell:
                 if self._table[slot] & WATCHING:
                     for at in range(0, len(ids), _IDS_MAX):
                         self._send(slot, [], ids[at : at + _IDS_MAX])
+
+    def ring_watching(self) -> None:
+        """Let all that wait for ids look for themselves."""
+        for slot, flag in enumerate(self._table[:SLOTS]):
+            if flag & WATCHING and slot != self._slot:
+                self._send(slot, [], [])
 
     def _waits(self, slot: int, heard: int) -> bool:
         bit = heard % (BITMAP_BYTES * 8)

@@ -5,6 +5,7 @@ It is the Local of client and door: calls and messages for a handler that is her
 
 import asyncio
 import secrets
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -182,8 +183,10 @@ class Host:
             await register.announce(door, self._settings.lease_s)
 
     def drain(self) -> None:
-        """Be not ready from now on; what comes is still served."""
+        """Be not ready from now on, and claim no more messages; calls that come are still served."""
         self._state = "stopping"
+        if self._started is not None and self._started.worker is not None:
+            self._started.worker.drain()
 
     async def stop(self, grace_s: float = _GRACE_S) -> None:
         """Claim no more, let what runs end for `grace_s` seconds, then cancel and release it; end the resources."""
@@ -259,6 +262,7 @@ class _Started:
             lease_s=self._settings.lease_s,
             claiming=work,
             give_up=give_up,
+            clock_s=time.monotonic if thread else asyncio.get_running_loop().time,
             clock_ms=clock_ms,
         )
         self.pipeline.reservations.holder = lambda: worker.holder

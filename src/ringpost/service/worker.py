@@ -140,6 +140,10 @@ class Worker:
             self._spawn(self._watchdog.run())
             self._kick()
 
+    def drain(self) -> None:
+        """Claim no more; what runs, and what is given to `accept`, goes on."""
+        self._claiming = False
+
     async def stop(self, grace_s: float) -> None:
         """Claim no more; let what runs end for `grace_s` seconds, then cancel it; release, and commit the last
         settlements. What can't be committed is taken over by others when its lease ends."""

@@ -110,6 +110,7 @@ class Worker:
         self._stopping = False
         self._quiet = asyncio.Event()
         self._trickled_s = 0.0
+        self._real_time = True  # virtual time leaps, and whatever it leaps over looks like a stall
         self._claimed = self._settled = self._fences_lost = 0
         self._runners = Runners(pipeline, self._kick)
         self._leases = Leases(store, pipeline, self._runners, lease_s, clock_s)
@@ -129,6 +130,7 @@ class Worker:
     async def start(self, *, thread: bool = True) -> None:
         """Begin to work. `thread=False` renews leases on the loop, for virtual time."""
         self._leases.start(thread=thread)
+        self._real_time = thread
         now_s = self._clock_s()
         for lane in self._lanes.values():
             lane.claimed_s = now_s
@@ -137,7 +139,8 @@ class Worker:
         self._spawn(self._leases.run(self._watch_long))
         if self._claiming:
             self._spawn(self._scheduler.run())
-            self._spawn(self._watchdog.run())
+            if self._real_time:
+                self._spawn(self._watchdog.run())
             self._kick()
 
     def drain(self) -> None:
@@ -309,7 +312,8 @@ class Worker:
                 self._release(deliveries)
             else:
                 self._runners.feed([(lanes[delivery.queue], delivery, turn.asked_s) for delivery in deliveries])
-                self._lag.watch()
+                if self._real_time:
+                    self._lag.watch()
 
     def _returned(self, lane: Lane, asked: int, got: int, now_s: float) -> None:
         self._held -= asked - got

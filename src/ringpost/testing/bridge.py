@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextvars import Context as Variables
 from contextvars import copy_context
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from typing_extensions import Unpack
 
@@ -114,7 +114,7 @@ class BridgedClient(Client):
         **options: Unpack[Options],
     ) -> "Reply | Ticket[Reply]":
         found = await self._bridge.run(lambda: self._inner.call_or_send(operation, request, wait=wait, **options))
-        return self._bridged(found) if isinstance(found, Ticket) else found
+        return self._bridged(cast("Ticket[Reply]", found)) if isinstance(found, Ticket) else found
 
     async def send(
         self,

@@ -37,7 +37,6 @@ from ringpost.service.context import Context, Means
 from ringpost.service.handler import Handler
 from ringpost.service.heartbeat import Heartbeat
 from ringpost.service.host import Host
-from ringpost.service.lag import Lag
 from ringpost.service.leases import Leases
 from ringpost.service.listener import Listener
 from ringpost.service.pipeline import SWEEP_S, Pipeline
@@ -60,7 +59,7 @@ SETTLE_S_MAX = 24 * 3600.0
 
 # What repeats for ever and finds nothing to do unless something happened: time passes by it. What falls due in the
 # store, and when a handler has run for too long, are landmarks instead.
-_PASSING: frozenset[object] = frozenset({Lag._look, Pipeline._sweep, Heartbeat._run_on, upkeep._ring})
+_PASSING: frozenset[object] = frozenset({Pipeline._sweep, Heartbeat._run_on, upkeep._ring})
 _PASSING_TASKS: frozenset[CodeType] = frozenset(
     function.__code__ for function in (Leases.run, Watchdog.run, upkeep.Upkeep.run, Listener._wait, Register._keep_seen)
 )

@@ -397,8 +397,10 @@ class Worker:
             self._spawn(self._leases.look_at(fresh))  # who asked before this was listened for
 
     def _audible(self) -> frozenset[str]:
+        """Give the queues to listen to: with room, and without a reason to claim from them anyway."""
         now_s = self._clock_s()
-        return frozenset(lane.queue for lane in self._lanes.values() if lane.room(now_s) > 0 and not lane.hush_s(now_s))
+        lanes = [lane for lane in self._lanes.values() if not lane.hungry and lane.room(now_s) > 0]
+        return frozenset([lane.queue for lane in lanes if not lane.hush_s(now_s)])
 
     def _shed(self) -> None:
         """Stop listening to queues that have had no room for a while: others should be woken instead."""

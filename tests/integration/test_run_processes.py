@@ -17,6 +17,8 @@ import pytest
 
 from ringpost.http import supervise
 from ringpost.http.supervise import CANT_START, Supervisor
+from ringpost.settings import Settings
+from ringpost.store import store_for
 
 PATIENCE_S = 20.0
 
@@ -265,22 +267,10 @@ async def test_workers_that_cant_start_end_it(tmp_path: Path) -> None:
 
 async def test_all_workers_are_one_instance(tmp_path: Path) -> None:
     """A call names the instance that it means; whichever worker takes the connection must not refuse it."""
-    code = (
-        SERVICE
-        + """
-    from ringpost import Client
-
-    if __name__ == "__main__":
-        run(tried, **eval(sys.argv[1]))
-"""
-    )
     store = f"sqlite:///{tmp_path}/x.db"
-    async with started(tmp_path, {"workers": 2, "store": store}, code) as program:
+    async with started(tmp_path, {"workers": 2, "store": store}) as program:
         base = await program.url()
         await pids(base, 2)
-        from ringpost.settings import Settings
-        from ringpost.store import store_for
-
         opened = store_for(store, Settings(store=store))
         await opened.open()
         try:

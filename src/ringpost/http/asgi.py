@@ -91,6 +91,7 @@ class Application:
 
     async def _open(self) -> Site:
         site = Site(self._services, self._settings)
+        site.door.owns_tasks = False  # they are the outer application's, middleware and all
         await site.open(None, work=False)
         return site
 

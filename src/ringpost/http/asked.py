@@ -52,7 +52,6 @@ def call_of(request: Request, operation: str, timeout_s: float, longest_s: float
     if "request-timeout" in headers:
         timeout_s = min(_length_s(headers["request-timeout"]), longest_s)
     call = Call(operation, request.body, request.arrived_s + timeout_s, headers, None, usual)
-    call.owned = True  # every request has a task of its own: the handler may run in it
     if "idempotency-key" in headers:
         call.idempotency_key = read.idempotency_key(headers["idempotency-key"])
     if "traceparent" in headers:

@@ -77,7 +77,8 @@ class Door:
     """Answer requests for one host. `advertise` of the settings is the public URL in Locations, else the request's."""
 
     def __init__(self, host: Hosting, settings: Settings, *, now_ms: Callable[[], int] = unix_ms) -> None:
-        self.closing = False  # from now on nothing new is begun
+        self.closing = False  # True: nothing new is begun
+        self.owns_tasks = True  # every request has a task of its own, in which the handler may run
         self._host = host
         self._settings = settings
         self._public = settings.advertise.rstrip("/") if settings.advertise else ""
@@ -108,6 +109,7 @@ class Door:
                 if self.closing:
                     raise Refused(503, "unavailable", "This process is stopping.")
                 call = asked.call_of(request, place.name, place.timeout_s, self._longest_s, place.priority)
+                call.owned = self.owns_tasks
                 if "prefer" not in headers:
                     return response_of(await self._host.call(call))
                 return await self._preferred(request, call)

@@ -79,6 +79,8 @@ async def serve(*services: Service, **options: Unpack[ServeOptions]) -> AsyncGen
 
 def run_loaded(load_services: Load, settings: Settings, *, reload: bool = False, accept_loss: bool = False) -> None:
     """Run what a function loads, by settings that are read. With `reload` it is called in each new process."""
+    if settings.workers > 1 and settings.store is not None and settings.store.startswith("memory:"):
+        raise UsageError("Each worker would have a store of its own in memory: use one worker, or sqlite:///FILE.")
     bound = bind(settings)
     try:
         instance = secrets.token_hex(8)

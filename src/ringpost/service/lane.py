@@ -64,14 +64,14 @@ class Lane:
 
     def reserve(self, count: int, now_s: float) -> None:
         """Take slots for a claim that is about to be made."""
-        self.slots.used += count
+        self.slots.ask(count)
         self.running += count
         self.looked_s = now_s
         self._woken = False
 
     def returned(self, asked: int, got: int, now_s: float) -> None:
         """Take note of a claim's result. If it left nothing it is quiet here until a wake-up."""
-        self._give_back(asked - got)
+        self._give_back(asked, asked - got)
         self._warm = got > 0
         if got:
             self.claimed_s = now_s
@@ -84,12 +84,12 @@ class Lane:
 
     def failed_claim(self, asked: int) -> None:
         """Take note that a claim failed: it is as before it was made."""
-        self._give_back(asked)
+        self._give_back(asked, asked)
         self.hungry = True
 
-    def _give_back(self, count: int) -> None:
-        self.running -= count
-        self.slots.give_back(count)
+    def _give_back(self, asked: int, unneeded: int) -> None:
+        self.running -= unneeded
+        self.slots.answered(asked, unneeded)
 
     # --- outcomes
 

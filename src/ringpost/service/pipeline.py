@@ -165,7 +165,7 @@ class Pipeline:
             path = " → ".join((*call.path, name))
             return verdict.refusal("loop_detected", f"Calls went {path}: at most {DEPTH_MAX} deep, none twice.", name)
         slots = bound.slots
-        if not slots.take():
+        if not slots.take() and not await self._slot_soon(slots, call):
             detail = f"All {slots.total} slots of {name} are taken in this process."
             return verdict.refusal("overloaded", detail, name, retry_after_s=_BUSY_S)
         try:
@@ -185,6 +185,14 @@ class Pipeline:
             return await self._plain(bound, call, request)
         finally:
             slots.give()
+
+    async def _slot_soon(self, slots: Slots, call: Call) -> bool:
+        """Wait for a slot that a claim under way has asked for and doesn't need: not longer than the call may take."""
+        try:
+            async with asyncio.timeout_at(call.deadline_s):
+                return await slots.take_soon()
+        except TimeoutError:
+            return False
 
     async def _plain(self, bound: Bound, call: Call, request: object) -> Answer:
         """Run a call that no store knows of."""

@@ -1,9 +1,12 @@
 """How much of an operation one process does at a time: integers, counted by calls and messages together.
 
-A semaphore costs 0.7 µs a message and makes callers wait; here nobody waits. A call that finds no slot is refused, a
-worker claims at most as many messages as are free.
+A semaphore costs 0.7 µs a message and makes callers wait; here nobody waits for a handler to end. A call that finds no
+slot is refused, a worker claims at most as many messages as are free. What a claim under way has asked for isn't used
+yet, and most of it comes back: for that a call waits.
 """
 
+import asyncio
+from collections import deque
 from collections.abc import Callable
 
 
@@ -13,13 +16,15 @@ class Slots:
     A slot is `lost` while a `def` handler that was given up still holds its thread; it comes back when that ends.
     """
 
-    __slots__ = ("freed", "lost", "name", "total", "used")
+    __slots__ = ("_waiting", "asked", "freed", "lost", "name", "total", "used")
 
     def __init__(self, total: int, name: str = "") -> None:
         self.total = total
         self.name = name
         self.used = 0
+        self.asked = 0  # of the used ones: asked for by a claim that isn't back yet
         self.lost = 0
+        self._waiting: deque[asyncio.Future[bool]] = deque()
         self.freed: Callable[[], None] | None = None  # called when a slot becomes free again in a full set
 
     @property
@@ -34,15 +39,55 @@ class Slots:
         self.used += 1
         return True
 
+    async def take_soon(self) -> bool:
+        """Take a slot of those that a claim under way gives back; False as soon as none comes."""
+        if not self.asked:
+            return False
+        coming: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiting.append(coming)
+        try:
+            return await coming
+        except asyncio.CancelledError:
+            if coming.done() and not coming.cancelled() and coming.result():
+                self.give()  # it came, and nobody is there to use it
+            raise
+
+    def ask(self, count: int) -> None:
+        """Take slots ahead, for a claim that is about to be made."""
+        self.used += count
+        self.asked += count
+
+    def answered(self, count: int, unneeded: int) -> None:
+        """Take note that a claim is back that had asked for `count`, and give back what it didn't need."""
+        self.asked -= count
+        self.give_back(unneeded)
+        while self._waiting and not self.asked:
+            coming = self._waiting.popleft()
+            if not coming.done():
+                coming.set_result(False)
+
+    def _handed_over(self) -> bool:
+        """Hand a slot that is given back to a call that waits for it; else the next claim would be quicker."""
+        while self._waiting:
+            coming = self._waiting.popleft()
+            if not coming.done():
+                coming.set_result(True)
+                return True
+        return False
+
     def give(self) -> None:
         """Give a slot back."""
         assert self.used > 0, "a slot was given back twice"
+        if self._waiting and self._handed_over():
+            return
         self.used -= 1
         if self.freed is not None and self.used == self.total - 1:
             self.freed()
 
     def give_back(self, count: int) -> None:
         """Give back slots that were taken ahead and not needed."""
+        while count and self._waiting and self._handed_over():
+            count -= 1
         if count:
             was_full = self.used >= self.total
             self.used -= count

@@ -1,0 +1,63 @@
+"""Slots: nobody waits for a handler to end, but a call waits for what a claim under way doesn't need."""
+
+import asyncio
+
+import pytest
+
+from ringpost.service.slots import Slots
+
+
+async def test_what_is_taken_is_refused_at_once() -> None:
+    slots = Slots(1)
+    assert slots.take()
+    assert not slots.take()
+    assert not await slots.take_soon()
+
+
+async def test_what_a_claim_asked_for_and_doesnt_need_goes_to_the_calls_that_wait() -> None:
+    slots = Slots(2)
+    slots.ask(2)
+    assert not slots.take()
+    calls = [asyncio.create_task(slots.take_soon()) for _ in range(3)]
+    await asyncio.sleep(0)
+    slots.answered(2, unneeded=2)
+    assert [await call for call in calls] == [True, True, False]
+    assert (slots.used, slots.asked, slots.free) == (2, 0, 0)
+
+
+async def test_when_the_claim_needs_all_the_calls_are_refused() -> None:
+    slots = Slots(2)
+    slots.ask(2)
+    call = asyncio.create_task(slots.take_soon())
+    await asyncio.sleep(0)
+    slots.answered(2, unneeded=0)
+    assert not await call
+    assert slots.used == 2
+
+
+async def test_a_handler_that_ends_meanwhile_gives_its_slot_to_who_waits() -> None:
+    slots = Slots(2)
+    assert slots.take()
+    slots.ask(1)
+    call = asyncio.create_task(slots.take_soon())
+    await asyncio.sleep(0)
+    slots.give()
+    assert await call
+    slots.answered(1, unneeded=1)
+    assert slots.used == 1
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_who_goes_away_while_waiting_leaves_no_slot_taken(when: str) -> None:
+    slots = Slots(1)
+    slots.ask(1)
+    call = asyncio.create_task(slots.take_soon())
+    await asyncio.sleep(0)
+    if when == "before":
+        call.cancel()
+        await asyncio.sleep(0)
+    slots.answered(1, unneeded=1)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert slots.used == 0

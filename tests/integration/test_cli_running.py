@@ -324,6 +324,9 @@ def test_two_workers_share_a_door_and_what_was_sent_before_them_is_done(tmp_path
         while not id:  # until the operation is noted
             id = first.ran("send", "jobs.once", '"first"').stdout.strip()
         assert first.ran("ticket", id, "--wait", "20s", "--result").stdout == '"FIRST"\n'
+        rows = json.loads(first.ran("queues", "--json", "--interval", "100ms").stdout)
+        assert {row["queue"]: row["consumers"] for row in rows}["jobs.once"] == 1
+        assert "works without a door" in first.ran("doctor").stdout
     finally:
         assert first.stop() == 0
     id = first.ran("send", "jobs.once", '"second"').stdout.strip()

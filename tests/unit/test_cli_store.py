@@ -345,7 +345,7 @@ def test_queues_show_what_waits_without_consumer(path: Path) -> None:
     assert shown["shop.order"]["oldest_s"] >= 0
     assert (shown["shop.keyed"]["ready"], shown["shop.keyed"]["waiting"]) == (1, 2)
     table = ran("queues", "--interval", "100ms").stdout
-    assert "no consumer: start its service" in table
+    assert "no consumer" in table
     assert "paused by ada: a flood" in table
 
 

@@ -10,7 +10,7 @@ import msgspec
 
 from ringpost.cli.asked import json_option, settings_of, store_option
 from ringpost.cli.letter import Letter, letter_of, told
-from ringpost.cli.output import age, instant, print_json, print_table
+from ringpost.cli.output import age, console, instant, print_json, print_table
 from ringpost.cli.stores import did_you_mean, opened, operator
 from ringpost.contract.errors import StateError, UsageError
 from ringpost.core import ids
@@ -22,6 +22,7 @@ from ringpost.store.port import Changed, Drop, Filter, Replay, Store
 _BATCH: Final = 100
 _DEFAULT_SHOWN: Final = 50
 _ERROR_LENGTH: Final = 60
+_WIDE_ENOUGH: Final = 110
 
 What = Literal["replay", "drop"]
 _DONE: Final = {"replay": "replayed", "drop": "dropped"}
@@ -253,19 +254,20 @@ def _print(records: Sequence[Record], total: int, queue: str | None, *, as_json:
         print_json([_summary(record) for record in records])
         return
     now_ms = wall_ms()
+    wide = console().width >= _WIDE_ENOUGH  # else there is no room for what `dead show` has whole
     cells = [
         (
             ids.text(record.id),
             record.queue,
             record.cause.word,
-            record.attempts,
+            *([record.attempts] if wide else []),
             f"{age((now_ms - (record.settled_ms or record.created_ms)) / 1000)} ago",
-            _last_error(record),
+            *([_last_error(record)] if wide else []),
         )
         for record in records
     ]
     of = f" of {queue}" if queue else ""
-    columns = ("id", "queue", "cause", "attempts#", "died#", "last error")
+    columns = ["id", "queue", "cause", *(["attempts#", "died#", "last error"] if wide else ["died#"])]
     print_table("", columns, cells, empty=f"No dead letters{of}.")
     if total > len(records):
         click.echo(f"{total - len(records):,} more: --limit {total}", err=True)

@@ -53,11 +53,17 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
-    """Build a table of cells that are never read as markup."""
+    """Build a table of cells that are never read as markup. Names that are too long are folded; no number and no id is
+    cut, because people copy them."""
     made = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for name in columns:
         is_number = name.endswith("#")
-        made.add_column(name.removesuffix("#"), justify="right" if is_number else "left", no_wrap=is_number)
+        made.add_column(
+            name.removesuffix("#"),
+            justify="right" if is_number else "left",
+            no_wrap=is_number or name == "id",
+            overflow="fold",
+        )
     for row in rows:
         made.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
     return made
@@ -78,4 +84,6 @@ def age(seconds: float | None) -> str:
 
 def instant(at_ms: int | None) -> str | None:
     """Give Unix milliseconds as an RFC 3339 instant in UTC."""
-    return None if at_ms is None else datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds")
+    if at_ms is None:
+        return None
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -18,19 +18,6 @@ from ringpost.settings import Settings
 from ringpost.store.hostclock import wall_ms
 from ringpost.store.port import Depth, Store
 
-_COLUMNS: Final = (
-    "queue",
-    "ready#",
-    "running#",
-    "scheduled#",
-    "waiting#",
-    "dead#",
-    "oldest#",
-    "in/s#",
-    "out/s#",
-    "consumers#",
-    "",
-)
 _EMPTY: Final = "No queue has ever had a message here, and no service is running."
 
 
@@ -88,7 +75,7 @@ async def _queues(settings: Settings, interval_s: float, *, watch: bool, as_json
             if as_json:
                 print_json(found)
             else:
-                print_table("", _COLUMNS, [_cells(row) for row in found], empty=_EMPTY)
+                print_table("", *_shown(found), empty=_EMPTY)
             return 0
         with Live(console=console(), auto_refresh=False) as live:
             while True:
@@ -99,7 +86,7 @@ async def _queues(settings: Settings, interval_s: float, *, watch: bool, as_json
                 if as_json:
                     print_json(found)
                 else:
-                    live.update(table("", _COLUMNS, [_cells(row) for row in found]) if found else _EMPTY, refresh=True)
+                    live.update(table("", *_shown(found)) if found else _EMPTY, refresh=True)
 
 
 async def read_rows(store: Store) -> list[Row]:
@@ -162,22 +149,29 @@ def _told(pause: notes.Pause) -> str:
     return f"by {pause.who or 'somebody'}{f': {pause.reason}' if pause.reason else ''}"
 
 
-def _cells(row: Row) -> Sequence[object]:
-    told = ""
+def _shown(rows: Sequence[Row]) -> tuple[Sequence[str], Sequence[Sequence[object]]]:
+    """Give columns and cells. Of the rare states only those are shown that something is in."""
+    rare = [state for state in ("scheduled", "waiting") if any(getattr(row, state) for row in rows)]
+    columns = ["queue", "ready#", "running#", *(f"{state}#" for state in rare), "dead#", "oldest#", "in/s#", "out/s#"]
+    cells = [
+        [
+            row.queue,
+            f"{row.ready:,}",
+            f"{row.running:,}",
+            *(f"{getattr(row, state):,}" for state in rare),
+            Text(f"{row.dead:,}", style="red" if row.dead else ""),
+            age(row.oldest_s),
+            f"{row.in_rate:,.1f}",
+            f"{row.out_rate:,.1f}",
+            row.consumers,
+            Text(_remark(row), style="yellow"),
+        ]
+        for row in rows
+    ]
+    return [*columns, "consumers#", ""], cells
+
+
+def _remark(row: Row) -> str:
     if row.paused:
-        told = f"paused {row.paused}"
-    elif row.lacks_consumer:
-        told = "no consumer: start its service"
-    return (
-        row.queue,
-        f"{row.ready:,}",
-        f"{row.running:,}",
-        f"{row.scheduled:,}",
-        f"{row.waiting:,}",
-        Text(f"{row.dead:,}", style="red" if row.dead else ""),
-        age(row.oldest_s),
-        f"{row.in_rate:,.1f}",
-        f"{row.out_rate:,.1f}",
-        row.consumers,
-        Text(told, style="yellow"),
-    )
+        return f"paused {row.paused}"
+    return "no consumer" if row.lacks_consumer else ""

@@ -19,6 +19,7 @@ Level = Literal["ok", "warn", "fail"]
 
 _PYTHON_MIN: Final = (3, 11)
 _MIB: Final = 1024 * 1024
+_GIB: Final = 1024 * _MIB
 _FREE_BYTES_MIN: Final = 256 * _MIB
 _FREE_SHARE_MIN: Final = 0.05
 _WAL_BYTES_ALARM: Final = 256 * _MIB
@@ -109,7 +110,7 @@ def log(settings: Settings) -> list[Finding]:
     if path is None:
         return []
     size = _size(path.with_name(path.name + "-wal"))
-    said = f"{_mib(_size(path))} and a log of {_mib(size)}"
+    said = f"{_size_text(_size(path))} and a log of {_size_text(size)}"
     if size > _WAL_BYTES_ALARM:
         return [warn("log", said, "a reader holds the log up: look for other programs that have the file open")]
     return [ok("log", said)]
@@ -125,7 +126,7 @@ def _file_system(folder: Path) -> Finding:
 def _free(folder: Path) -> Finding:
     usage = shutil.disk_usage(folder)
     share = usage.free / usage.total if usage.total else 0.0
-    said = f"{_mib(usage.free)} free ({share:.0%})"
+    said = f"{_size_text(usage.free)} free ({share:.0%})"
     if usage.free < max(_FREE_BYTES_MIN, usage.total * _FREE_SHARE_MIN):
         return fail("disk", said, "free some: new messages are refused below 256 MiB or 5 %")
     return ok("disk", said)
@@ -155,5 +156,5 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _mib(size: int) -> str:
-    return f"{size / _MIB:,.1f} MiB"
+def _size_text(size: int) -> str:
+    return f"{size / _MIB:,.1f} MiB" if size < _GIB else f"{size / _GIB:,.1f} GiB"

@@ -197,6 +197,8 @@ class _Pool:
             detail = f"TLS: {getattr(error, 'verify_message', '') or error.reason or error}"
         elif isinstance(error, TimeoutError):
             detail = f"no connection within {CONNECT_S:g} s"
+        elif isinstance(error, ConnectionRefusedError):
+            detail = "nobody listens there"
         else:
             detail = error.strerror or str(error)
         return Unavailable(f"Can't reach {self.name}: {detail}.", processed="no")

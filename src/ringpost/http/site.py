@@ -55,6 +55,8 @@ class Site:
                 for listener in bound.sockets:
                     await server.listen(listener)
                 await self.host.announce(self.settings.advertise or bound.url)
+            elif work:  # whoever looks at the queues must see that somebody takes from them
+                await self.host.announce("")
         except BaseException:
             await self.close(0.0)
             raise

@@ -176,7 +176,7 @@ class Host:
         self._state = "serving"
 
     async def announce(self, url: str) -> None:
-        """Note in the store that calls reach this process at the URL, for as long as it lives; empty: it has no door."""
+        """Note in the store that calls reach this process at the URL, as long as it lives; empty: it has no door."""
         register = self._running().register
         if register is not None:
             door = Door(self.instance, url, tuple(self.operations), tuple(self._assembly.handlers))

@@ -41,6 +41,7 @@ class Register:
         self._failure_queues = failure_queues
         self._tasks: set[asyncio.Task[None]] = set()
         self._door: Door | None = None
+        self._started_ms = wall_ms()
 
     async def write(self) -> None:
         """Write what must be there before the first message comes: whose the queues are, who listens to what."""
@@ -131,7 +132,7 @@ class Register:
             boot_id=boot_id(),
             host=socket.gethostname(),
             pid=os.getpid(),
-            started_ms=wall_ms(),
+            started_ms=self._started_ms,
             operations=door.operations,
             queues=door.queues,
         )

@@ -355,6 +355,48 @@ def test_reload_serves_the_new_code(tmp_path: Path) -> None:
         assert town.stop() == 0, town.heard
 
 
+def test_a_lost_tail_is_opened_with_accept_loss_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "t"
+    folder.mkdir()
+    (folder / "ringpost.toml").write_text('store = "sqlite:///town.db"\n')
+    assert ran(folder, "init").returncode == 0
+    (folder / "town.db.mark").write_bytes((41).to_bytes(8, "big"))
+    (folder / "services.py").write_text(SERVICES)
+    refused = ran(folder, "run", "services:jobs", "--http", "none")
+    assert refused.returncode == 4
+    assert "accept-loss" in refused.stderr
+    checked = ran(folder, "doctor")
+    assert checked.returncode == 1
+    assert "accept-loss" in checked.stdout
+    town = Town(folder, "services:jobs", "--http", "127.0.0.1:0", "--accept-loss")
+    try:
+        wait_until_ready(town)
+        assert town.ran("send", "jobs.once", '"a"', "--delay", "1ms", "--watch").stdout == '"A"\n'
+    finally:
+        assert town.stop() == 0
+
+
+def test_an_interrupted_watch_says_that_it_goes_on(town: Town) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "ringpost", "send", "jobs.hang", "--watch"],
+        cwd=town.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    ) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("sent jobs.hang as ")
+        assert process.stderr.readline()  # it is being watched
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+        assert process.returncode == 130
+    assert "Traceback" not in said
+    found = re.search(r"it goes on; look again with: ringpost ticket (\S+) --watch", said)
+    assert found is not None, said
+    assert town.ran("ticket", found[1], "--cancel").returncode == 0
+
+
 def test_a_taken_port_is_exit_code_2(town: Town) -> None:
     done = town.ran("run", "services:jobs", "--http", url_of(town).removeprefix("http://"))
     assert done.returncode == 2

@@ -21,6 +21,7 @@ from ringpost.store.port import Note, Store
 from ringpost.store.sqlite import SqliteStore
 
 T = TypeVar("T")
+HOSTILE = "Traceback \x1b]0;owned\x07 \x9b2J …"
 
 
 class Address(msgspec.Struct):
@@ -92,7 +93,7 @@ def killed(
         headers = msgspec.json.encode(Envelope(operation=queue, sender="shop", trace="00-1-2-01"))
         await store.put([Message(new_id(), queue, body, headers=headers) for _ in range(count)])
         claimed = await store.claim({queue: count}, 1, 30.0)
-        failure = Failure("ValueError", "no such item [red]", "Traceback …\nValueError: no such item", 1, 1, "host-1")
+        failure = Failure("ValueError", "no such item [red]", f"{HOSTILE}\nValueError: no such item", 1, 1, "host-1")
         await store.settle(
             [
                 Settlement(delivery, State.DEAD, cause=Cause.HANDLER_ERROR, failure=failure)
@@ -284,6 +285,8 @@ def test_a_shown_dead_letter_tells_everything_but_secrets(path: Path) -> None:
     ):
         assert part in shown.stdout
     assert "p4ss" not in shown.stdout
+    assert "\\x1b]0;owned" in shown.stdout
+    assert not {"\x1b", "\x07", "\x9b"} & set(shown.stdout), "nothing of a message may steer the terminal"
     letter = json.loads(ran("dead", "show", found["id"], "--json").stdout)
     assert letter["body"] == {"item": "x", "password": "***"}
     assert letter["errors"][0]["traceback"].endswith("ValueError: no such item")

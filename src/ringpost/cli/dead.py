@@ -10,7 +10,7 @@ import msgspec
 
 from ringpost.cli.asked import json_option, settings_of, store_option
 from ringpost.cli.letter import Letter, letter_of, told
-from ringpost.cli.output import age, console, instant, print_json, print_table
+from ringpost.cli.output import age, console, instant, plain, print_json, print_table
 from ringpost.cli.stores import did_you_mean, opened, operator
 from ringpost.contract.errors import StateError, UsageError
 from ringpost.core import ids
@@ -81,7 +81,7 @@ def show(id: str, store: str | None, as_json: bool) -> int:
     if as_json:
         print_json(letter)
     else:
-        click.echo(told(letter))
+        click.echo(plain(told(letter)))
     return 0
 
 

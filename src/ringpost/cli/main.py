@@ -77,7 +77,9 @@ class OneLine(click.ClickException):
         return self.code
 
     def show(self, file: IO[Any] | None = None) -> None:
-        click.echo(f"ringpost: {' '.join(self.message.split())}", file=file, err=file is None)
+        # What others wrote may be in it: nothing of that may steer the terminal.
+        line = "".join(character if character.isprintable() else " " for character in self.message)
+        click.echo(f"ringpost: {' '.join(line.split())}", file=file, err=file is None)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -41,7 +41,17 @@ def print_body(body: bytes) -> None:
     try:
         click.echo(msgspec.json.format(body, indent=2).decode())
     except (msgspec.DecodeError, UnicodeDecodeError):
-        click.echo(body.decode("utf-8", "backslashreplace"))
+        click.echo(plain(body.decode("utf-8", "backslashreplace")))
+
+
+def plain(text: str) -> str:
+    """Give text that others wrote without what would steer a terminal: control characters are shown, not sent."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() or character in "\n\t" else character.encode("unicode_escape").decode()
+        for character in text
+    )
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str) -> None:
@@ -65,7 +75,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
             overflow="fold",
         )
     for row in rows:
-        made.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
+        made.add_row(*(cell if isinstance(cell, Text) else Text(plain(str(cell))) for cell in row))
     return made
 
 

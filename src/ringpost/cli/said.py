@@ -5,7 +5,7 @@ from typing import Any, Final, cast
 import click
 import msgspec
 
-from ringpost.cli.output import print_body
+from ringpost.cli.output import plain, print_body
 from ringpost.contract.problem import PROBLEM_URN
 from ringpost.core.message import Answer
 
@@ -44,7 +44,7 @@ def say(name: str, answer: Answer, *, as_json: bool) -> int:
         return 0
     if as_json:
         print_body(answer.body)
-    click.echo(f"ringpost: {told(name, answer)}", err=True)
+    click.echo(f"ringpost: {plain(told(name, answer))}", err=True)
     return code_of(answer)
 
 

@@ -6,7 +6,7 @@ from typing import Final, cast
 import click
 
 from ringpost.cli.asked import LENGTH, json_option, settings_of, store_option
-from ringpost.cli.output import print_json
+from ringpost.cli.output import plain, print_json
 from ringpost.cli.places import Monitor, Place, place_of
 from ringpost.cli.reach import Reach
 from ringpost.cli.said import say
@@ -78,7 +78,7 @@ async def _show(place: Place, wait_s: float | None, *, result: bool, as_json: bo
     if as_json:
         print_json(monitor)
     else:
-        click.echo(_told(monitor))
+        click.echo(plain(_told(monitor)))
     return 0 if monitor["state"] == SUCCEEDED or monitor["state"] not in FINAL else 1
 
 

@@ -10,7 +10,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from ringpost.cli.output import json_of
+from ringpost.cli.output import json_of, plain
 from ringpost.cli.places import ASK_S, Monitor, Place
 from ringpost.cli.said import code_of, say
 
@@ -84,7 +84,7 @@ async def _lines(monitors: AsyncIterator[Monitor]) -> None:
 
 def described(monitor: Monitor) -> str:
     """Say what a monitor tells beside state and share: the handler's note, the attempt, that it was asked to stop."""
-    parts = [str(monitor["note"])] if monitor.get("note") else []
+    parts = [plain(str(monitor["note"]))] if monitor.get("note") else []
     attempt = monitor.get("attempt", 0)
     if isinstance(attempt, int) and attempt > 1:
         parts.append(f"attempt {attempt}")

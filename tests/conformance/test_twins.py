@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import pytest
 from msgspec import structs
 
+from ringpost.core import notes
 from ringpost.core.message import Cause, Delivery, Message, Priority, Record, Settlement, State
 from ringpost.settings import Settings
 from ringpost.store.memory import MemoryStore
@@ -111,6 +112,13 @@ class LineSleeps(MemoryStore):
 
     def _pass_on(self, row: Row) -> None:
         self._rows.leave_line(row)
+
+
+class NeverHalts(MemoryStore):
+    """Lets a line go on behind its dead head, whatever was said."""
+
+    def _queue(self, name: str) -> notes.Queue:
+        return structs.replace(super()._queue(name), halt=False)
 
 
 class RetryLeavesTheLine(MemoryStore):

@@ -60,7 +60,8 @@ def _replay(turn: Turn, order: Replay, row: tuple[Any, ...]) -> Changed:
     seq, _, generation, queue, key, size = row
     if generation - 1 != order.generation:
         return Changed("conflict", State.DEAD)
-    state = State.READY if key is None else State.WAITING
+    at_once = key is None or line.is_head(turn, key, seq)
+    state = State.READY if at_once else State.WAITING
     turn.db.execute(_REPLAY, (state, turn.now_ms, seq))
     sqlite_end.remove_beside(turn, [seq])
     tally = turn.tally(queue)
@@ -68,7 +69,7 @@ def _replay(turn: Turn, order: Replay, row: tuple[Any, ...]) -> Changed:
     tally.count(state, 1)
     tally.bytes += size
     tally.kept -= size
-    if key is None:
+    if at_once:
         turn.rang.add(queue)
     else:
         line.join(turn, [seq])

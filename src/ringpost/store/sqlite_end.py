@@ -33,7 +33,7 @@ def end(turn: Turn, rows: Sequence[int], to: State, cause: Cause, *, losses: int
         return
     found = turn.db.execute(_ROWS, (seqs(rows),)).fetchall()
     turn.db.execute(_END, (to, cause, turn.now_ms, losses, seqs(rows)))
-    _leave_lines(turn, found)
+    _leave_lines(turn, found if to is not State.DEAD else [row for row in found if not _halts(turn, row)])
     for seq, id, queue, state, attempts, generation, headers, body, _, _ in found:
         tally = turn.tally(queue)
         tally.count(state, -1)
@@ -94,6 +94,15 @@ def failures_of(turn: Turn, seq: int) -> list[Failure]:
     found = turn.db.execute(_FAILURES, (seq,)).fetchall()
     failures = [msgspec.json.decode(row[0], type=Failure) for row in found]
     return sorted(failures, key=lambda failure: (failure.at_ms, failure.attempt))
+
+
+def _halts(turn: Turn, row: tuple[Any, ...]) -> bool:
+    return row[8] is not None and turn.look().halts(turn.queues.numbered(row[2]).name)
+
+
+def leave_lines(turn: Turn, rows: Sequence[int]) -> None:
+    """Take rows out of whatever lines they still stand in, and wake who stands behind them."""
+    line.leave(turn, rows, line.lines_of(turn, rows))
 
 
 def _leave_lines(turn: Turn, found: list[tuple[Any, ...]]) -> None:

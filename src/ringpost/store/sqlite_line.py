@@ -31,6 +31,7 @@ _LEAVE = (
     "DELETE FROM ringpost_line WHERE (line, place, seq) IN (SELECT line, ?2, seq FROM ringpost_message"
     " WHERE seq IN (SELECT value FROM carray(?1)) AND line IS NOT NULL)"
 )
+_IS_HEAD = "SELECT 1 FROM ringpost_line WHERE line = ? AND place = ? AND seq = ?"
 _NEXT = (
     "SELECT json_group_array(json_array(seq, queue)) FROM ringpost_message WHERE state = 3 AND seq IN (SELECT"
     " (SELECT iif(place = 3, seq, NULL) FROM ringpost_line WHERE line = c.value ORDER BY place, seq LIMIT 1)"
@@ -66,6 +67,11 @@ def join(turn: Turn, rows: Sequence[int]) -> None:
 
 def lines_of(turn: Turn, rows: Sequence[int]) -> list[bytes]:
     return [row[0] for row in turn.db.execute(_LINES_OF, (seqs(rows),)).fetchall()]
+
+
+def is_head(turn: Turn, line: bytes, row: int) -> bool:
+    """Say whether a row stands first in its line, as one that is dead does where its queue halts."""
+    return bool(turn.db.execute(_IS_HEAD, (line, HEADS, row)).fetchall())
 
 
 def leave(turn: Turn, rows: Sequence[int], lines: Iterable[bytes]) -> None:

@@ -149,6 +149,8 @@ def _delete(turn: Turn, rows: list[int]) -> None:
     for queue, size in decode_pairs(first(turn.db, _SIZES, (seqs(rows),))):
         turn.tally(queue).kept -= size
     dead = turn.db.execute(_DEAD_ONES, (seqs(rows),)).fetchall()
+    if dead:
+        sqlite_end.leave_lines(turn, rows)
     sqlite_end.delete(turn, rows)
     for id, queue in dead:
         turn.db.execute(_AUDIT, (turn.now_ms, id))

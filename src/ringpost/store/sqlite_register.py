@@ -32,6 +32,7 @@ class Register:
         self._subscribers: dict[str, list[str]] = {}
         self._suspended: dict[str, list[str]] = {}
         self._failure_queues: dict[str, str] = {}
+        self._halting: set[str] = set()
         self._paused: dict[str, int | None] = {}
 
     def look(self) -> None:
@@ -51,6 +52,10 @@ class Register:
         """Give the queues whose subscription is suspended: they get no delivery, their gap is counted."""
         return self._suspended.get(event, [])
 
+    def halts(self, queue: str) -> bool:
+        """Say whether a dead head keeps its line waiting."""
+        return queue in self._halting
+
     def failure_queue(self, queue: str) -> str:
         return self._failure_queues.get(queue, "")
 
@@ -64,6 +69,7 @@ class Register:
         subscribers: defaultdict[str, list[str]] = defaultdict(list)
         suspended: defaultdict[str, list[str]] = defaultdict(list)
         self._failure_queues.clear()
+        self._halting.clear()
         self._paused.clear()
         for name, value, lease_ms in self._db.execute(_READ).fetchall():
             kind, _, rest = name.partition("/")
@@ -72,7 +78,10 @@ class Register:
                 is_suspended = notes.decode_subscription(value).suspended
                 (suspended if is_suspended else subscribers)[event].append(queue)
             elif kind == "queue":
-                self._failure_queues[rest] = notes.decode_queue(value).on_failure
+                described = notes.decode_queue(value)
+                self._failure_queues[rest] = described.on_failure
+                if described.halt:
+                    self._halting.add(rest)
             else:
                 self._paused[rest] = lease_ms
         self._subscribers, self._suspended = dict(subscribers), dict(suspended)

@@ -123,8 +123,13 @@ def _settle_way(turn: Turn, way: _Way, rows: list[Settlement]) -> None:
     if way.removed:
         sqlite_end.delete(turn, [one.delivery.ref for one in rows])
     if way.to.terminal and not way.removed:
-        _leave_lines(turn, rows)
+        _leave_lines(turn, rows if way.to is not State.DEAD else _not_halting(turn, rows))
     _count(turn, way, rows)
+
+
+def _not_halting(turn: Turn, rows: list[Settlement]) -> list[Settlement]:
+    """Leave out what keeps its line waiting although it is dead."""
+    return [one for one in rows if one.delivery.line is None or not turn.look().halts(one.delivery.queue)]
 
 
 def _leave_lines(turn: Turn, rows: list[Settlement]) -> None:

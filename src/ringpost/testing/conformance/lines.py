@@ -1,7 +1,8 @@
 """Lines: of the messages with one ordering key one is at work, the others wait behind it in the order of their puts."""
 
+from ringpost.core.keep import KEEP_DEAD_S
 from ringpost.core.message import Cause, Message, Priority, Settlement, State
-from ringpost.store.port import Cancel, Drop, Replay
+from ringpost.store.port import Cancel, Changed, Drop, Replay
 from ringpost.testing.conformance.suite import (
     LINE,
     OTHER,
@@ -126,6 +127,61 @@ async def a_dead_head_lets_the_next_go(subject: Subject) -> None:
     await put_line(subject, b"1", b"2")
     await subject.finish(await subject.claim_one(), State.DEAD, Cause.REJECTED)
     same("the line goes on", await subject.bodies(), [b"2"])
+
+
+@CHAPTER.case("lines")
+async def a_dead_head_keeps_its_place_where_the_queue_halts(subject: Subject) -> None:
+    await subject.halt()
+    ids = await put_line(subject, b"1", b"2", b"3")
+    await subject.put(lined(b"other", _ANOTHER))
+    dead, other = await subject.claim()
+    await subject.finish(dead, State.DEAD, Cause.REJECTED)
+    await subject.finish(other)
+    await subject.tend()
+    same("the line waits", (await subject.bodies(), await subject.state(ids[1])), ([], State.WAITING))
+    same("replayed", await subject.order(Replay(ids[0], 1)), Changed("done", State.READY))
+    again = await subject.claim()
+    same("the dead one goes first", [one.body for one in again], [b"1"])
+    await subject.finish(again[0])
+    same("then the next", await subject.bodies(), [b"2"])
+
+
+@CHAPTER.case("lines")
+async def a_halted_line_goes_on_once_its_dead_head_is_dropped(subject: Subject) -> None:
+    await subject.halt()
+    ids = await put_line(subject, b"1", b"2")
+    await subject.finish(await subject.claim_one(), State.DEAD, Cause.REJECTED)
+    same("it waits", await subject.bodies(), [])
+    same("dropped", (await subject.order(Drop(ids[0]))).result, "done")
+    same("it goes on", await subject.bodies(), [b"2"])
+
+
+@CHAPTER.case("lines")
+async def a_halted_line_goes_on_once_its_dead_head_is_purged(subject: Subject) -> None:
+    await subject.halt()
+    await put_line(subject, b"1", b"2")
+    await subject.finish(await subject.claim_one(), State.DEAD, Cause.REJECTED)
+    subject.advance(KEEP_DEAD_S + 120)
+    await subject.tend()
+    same("it goes on", await subject.bodies(), [b"2"])
+
+
+@CHAPTER.case("lines")
+async def a_head_that_lost_its_workers_halts_too(subject: Subject) -> None:
+    await subject.halt()
+    await put_line(subject, b"1", b"2")
+    for _ in range(5):
+        await subject.lose(await subject.claim_one())
+    same("the line waits", await subject.bodies(), [])
+
+
+@CHAPTER.case("lines")
+async def only_death_halts(subject: Subject) -> None:
+    await subject.halt()
+    for to in (State.FAILED, State.CANCELLED, State.SUCCEEDED):
+        await subject.put(lined(b"head"), lined(b"next"))
+        await subject.finish(await subject.claim_one(), to)
+        await subject.finish(await subject.claim_one())
 
 
 @CHAPTER.case("lines")

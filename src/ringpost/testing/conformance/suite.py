@@ -232,6 +232,10 @@ class Subject:
         for queue in queues:
             await self.store.note_put(Note(notes.subscription(event, queue), notes.encode(notes.Subscription())))
 
+    async def halt(self, queue: str = QUEUE) -> None:
+        """Let a dead head of a queue keep its line waiting."""
+        await self.store.note_put(Note(notes.queue(queue), notes.encode(notes.Queue(halt=True))))
+
     async def tell_failures(self, queue: str, failure_queue: str) -> None:
         """Say which queue hears of the deaths in a queue."""
         await self.store.note_put(Note(notes.queue(queue), notes.encode(notes.Queue(on_failure=failure_queue))))

@@ -33,7 +33,7 @@ class Put(Struct, gc=False):
 
     `duplicate`: the id or the dedup key was known; then `id` and `state` are those of the row that was there.
     `refused`: `key_reused` (another body under the key), `mismatch` (same id, other content), `full` (depth or bytes),
-    `disk` (no room). `delivery`: of a message that was born running here (also when a lapsed reservation was overtaken).
+    `disk` (no room). `delivery`: of a message that was born running here, also when it overtook a lapsed reservation.
     """
 
     id: bytes

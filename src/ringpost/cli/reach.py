@@ -25,6 +25,7 @@ from ringpost.wire.problem import PROCESSED
 
 Headers = tuple[tuple[str, str], ...]
 
+EVENTS: Final = "/events"
 _PROBLEM: Final = "application/problem+json"
 _ANY_HOST: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
 _NOT_HERE: Final = frozenset({404, 405, 501})
@@ -98,7 +99,7 @@ class Reach:
         deadline_s = asyncio.get_running_loop().time() + timeout_s
         tried: list[str] = []
         asked = False
-        async for target, on_store in self._serving(name):
+        async for target, on_store in self._serving(name, event=path == EVENTS):
             try:
                 response = await self.transport().request(
                     target.origin,
@@ -129,7 +130,7 @@ class Reach:
                 seen.add(target.origin.url + target.prefix)
                 yield target
 
-    async def _serving(self, name: str) -> AsyncIterator[tuple[Target, str]]:
+    async def _serving(self, name: str, *, event: bool) -> AsyncIterator[tuple[Target, str]]:
         """Give the doors for a name in their order, each with the id of the store that it must be on."""
         contract = name.partition(".")[0]
         if contract in self.settings.addresses:
@@ -138,9 +139,10 @@ class Reach:
         seen: set[str] = set()
         store = await self.store()
         if store is not None:
-            doors = Instances(store, boot_id())
-            # An event is taken by every door whose services know its contract; which do, only they can say.
-            for target in [*await doors.serving(name), *await self._noted()]:
+            # Notes tell who serves an operation. An event is taken by every door whose services know its contract: which
+            # do, only they can say.
+            noted = await self._noted() if event else await Instances(store, boot_id()).serving(name)
+            for target in noted:
                 if target.origin.url not in seen:
                     seen.add(target.origin.url)
                     yield target, ""

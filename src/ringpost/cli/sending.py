@@ -22,7 +22,7 @@ from ringpost.cli.asked import (
 from ringpost.cli.output import print_json
 from ringpost.cli.places import AtDoor, InStore, Place
 from ringpost.cli.posting import Terms, event_id, event_of, message_of
-from ringpost.cli.reach import Headers, Nobody, Reach
+from ringpost.cli.reach import EVENTS, Headers, Nobody, Reach
 from ringpost.cli.said import say
 from ringpost.cli.stores import described, operator, unknown
 from ringpost.cli.watching import follow
@@ -181,7 +181,7 @@ async def _through_door(
         if terms.priority is not None:
             headers += (("ringpost-priority", terms.priority),)
     else:
-        path = "/events"
+        path = EVENTS
         id = ids.text(event_id(name, terms.key))
         headers += (("ce-specversion", "1.0"), ("ce-id", id), ("ce-source", "ringpost"), ("ce-type", name))
     response, target = await reach.post(name, path, headers, body, _SEND_S)

@@ -103,6 +103,7 @@ def init(folder: Path) -> None:
       ringpost init shop
     """
     if (folder / FILE_NAME).exists():
+        click.echo(f"{folder / FILE_NAME} is there already: nothing was written")
         _make_store(folder)
         return
     there = [name for name in FILES if (folder / name).exists()]

@@ -81,7 +81,11 @@ def no_store(settings: Settings, why: str) -> Finding:
     """Say what a store that can't be opened means: nothing where none is wanted."""
     if settings.store is None or settings.store.startswith("memory:"):
         return warn("store", why.rstrip("."), "without one there are calls alone: no messages")
-    to_do = "make it with `ringpost init` or `ringpost run`" if not file_of(settings) else "the line says what to do"
+    to_do = (
+        "make it with `ringpost init` or `ringpost run`"
+        if not file_of(settings)
+        else "do what it says; everything else waits for that"
+    )
     return fail("store", why.rstrip("."), to_do)
 
 

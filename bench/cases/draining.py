@@ -75,7 +75,7 @@ def ends_at(path: Path) -> int:
 
 def copied(source: Path, folder: Path) -> None:
     """Put a copy of a closed store into a folder."""
-    for file in source.parent.glob(source.name + "*"):
+    for file in (file for file in source.parent.glob(source.name + "*") if file.is_file()):
         shutil.copy(file, folder / (FILE + file.name.removeprefix(source.name)))
 
 

@@ -112,6 +112,11 @@ class Connection(asyncio.Protocol):
         self._head_done = False
         self._complete = False
         self._reusable = True
+        # The head of the last plain answer, the length of what followed it, and how it was read: the next one is the
+        # same to the byte, but for a new date every second.
+        self._known_head = b""
+        self._known_bytes = 0
+        self._known: Received | None = None
 
     @property
     def phase(self) -> Phase:
@@ -187,6 +192,12 @@ class Connection(asyncio.Protocol):
             self._abort()  # an answer that nobody asked for: who knows to whom the next one would belong
             return
         if not self._head_done:
+            known = self._known
+            if known is not None and not self._head_bytes and phase is _BUSY and not self._streams:
+                head = self._known_head
+                if len(data) == self._known_bytes and data.startswith(head):
+                    self._finish_known(known, data[len(head) :])
+                    return
             self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
@@ -196,6 +207,8 @@ class Connection(asyncio.Protocol):
                 return
             self._reusable = False
         if self._complete:
+            if self._head_bytes == len(data) and self._reusable and not self._streams:
+                self._remember(data)
             self._finish()
         elif (not self._head_done and self._head_bytes > self._limits.head_bytes) or (
             len(self._fields) > self._limits.head_count
@@ -265,6 +278,30 @@ class Connection(asyncio.Protocol):
         self._complete = True
 
     # The end of an answer.
+
+    def _remember(self, data: bytes) -> None:
+        """Keep how a head was read, if the answer came in one piece and all behind its head is its body: then it has a
+        Content-Length, and an answer with the same head is read the same."""
+        body, end = self._body, data.find(b"\r\n\r\n") + 4
+        if body and not self._chunks and len(data) - end == len(body):
+            self._known_head, self._known_bytes = data[:end], len(data)
+            self._known = Received(self._parser.get_status_code(), b"", self._fields)
+
+    def _finish_known(self, known: Received, body: bytes) -> None:
+        """End an answer whose head was read before, without the parser: it stands between two messages."""
+        answer = self._answer
+        if answer is not None and not answer.done():
+            answer.set_result(Received(known.status, body, known.fields))
+        self.deadline_s = NEVER_S
+        transport = self._transport
+        assert transport is not None
+        if transport.is_closing() or transport.get_write_buffer_size():
+            self._abort()
+            return
+        self._answer = None
+        self._phase = _IDLE
+        self.idle_since_s = self._loop.time()
+        self._released(self)
 
     def _finish(self) -> None:
         self.deadline_s = NEVER_S

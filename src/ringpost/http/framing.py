@@ -13,11 +13,14 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from msgspec import Struct
 
 from ringpost.settings import Settings
 from ringpost.wire.http import Request
 
 PIPELINED_MAX = 16
+KNOWN_HEADS_MAX = 8
+KNOWN_HEAD_BYTES_MAX = 1024
 SLICE_BYTES = 16 * 1024  # of a chunked body handed to the parser at a time
 
 _REQUEST_LINE = re.compile(rb"([A-Z]+) ([!-~]+) HTTP/1\.([01])\r\n")
@@ -61,6 +64,17 @@ class Arrived(Request, gc=False):
 
     keep_alive: bool = True
     http_1_0: bool = False
+
+
+class _Known(Struct, frozen=True):
+    """What a head was read as; the same bytes mean the same again."""
+
+    method: str
+    path: str
+    query: str
+    headers: dict[str, str]
+    origin: str
+    body_bytes: int
 
 
 class Refused(Exception):
@@ -113,6 +127,7 @@ class Reader:
         self._too_large = False
         self._host: str | None = None  # the last one found good, and what it makes as origin
         self._origin = ""
+        self._known: dict[bytes, _Known] = {}  # clients say the same head again and again: it is read once
 
     def feed(self, data: bytes) -> None:
         """Take in what the socket gave."""
@@ -162,6 +177,10 @@ class Reader:
             self._begun(data, start, fresh)
             return start
         end += 4
+        head = data[start:end]
+        known = self._known.get(head)
+        if known is not None and end + known.body_bytes <= len(data):
+            return self._again(known, data, end)
         line = _REQUEST_LINE.match(data, start, end)
         if line is None:
             raise Refused(400, "invalid", "The request line must read: METHOD target HTTP/1.1.")
@@ -171,16 +190,37 @@ class Reader:
         self._headers = headers
         self._done = False
         try:
-            self._parser.feed_data(data[start:end])
+            self._parser.feed_data(head)
         except HttpParserUpgrade:
             self._stay(line[1], headers)
         self._request = self._arrived(line, headers)
         if "transfer-encoding" in headers or "expect" in headers:
             self._await_odd_body(headers)
-        elif self._done:
-            self._complete(b"")
-        else:
+            return end
+        if not self._done:
             self._await_body(headers)
+        if "upgrade" not in headers and self._request.keep_alive and not self._request.http_1_0:
+            self._remember(head, self._request, 0 if self._done else self._left_bytes)
+        if self._done:
+            self._complete(b"")
+        return end
+
+    def _remember(self, head: bytes, request: Arrived, body_bytes: int) -> None:
+        """Keep what a head means, if it is a plain one: by its exact bytes, for this connection, and only a few."""
+        if len(head) <= KNOWN_HEAD_BYTES_MAX:
+            if len(self._known) >= KNOWN_HEADS_MAX:
+                self._known.clear()
+            self._known[head] = _Known(
+                request.method, request.path, request.query, dict(request.headers), request.origin, body_bytes
+            )
+
+    def _again(self, known: _Known, data: bytes, start: int) -> int:
+        """Take a request whose head was read before and whose body is here whole, without the parser: it stands between
+        two messages, before as after."""
+        end = start + known.body_bytes
+        body, headers = data[start:end], known.headers.copy()
+        self.ready.append(Arrived(known.method, known.path, known.query, headers, body, self.now_s, known.origin))
+        self.phase = IDLE
         return end
 
     def _stay(self, method: bytes, headers: dict[str, str]) -> None:

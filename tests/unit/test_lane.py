@@ -27,7 +27,7 @@ def test_reserved_slots_are_taken_and_given_back() -> None:
     assert one.slots.used == 4
     one.returned(4, 1, 1.0)
     assert one.slots.used == 1
-    assert one.running == 1
+    assert one.slots.messages == 1
 
 
 def test_it_stays_hungry_after_a_full_claim() -> None:

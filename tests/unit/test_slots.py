@@ -20,19 +20,27 @@ async def test_what_a_claim_asked_for_and_doesnt_need_goes_to_the_calls_that_wai
     assert not slots.take()
     calls = [asyncio.create_task(slots.take_soon()) for _ in range(3)]
     await asyncio.sleep(0)
-    slots.answered(2, unneeded=2)
+    slots.unneeded(2)
     assert [await call for call in calls] == [True, True, False]
-    assert (slots.used, slots.asked, slots.free) == (2, 0, 0)
+    assert (slots.used, slots.messages, slots.free) == (2, 0, 0)
 
 
-async def test_when_the_claim_needs_all_the_calls_are_refused() -> None:
+async def test_a_message_that_ends_gives_its_slot_to_the_call_that_waits_before_the_next_claim() -> None:
     slots = Slots(2)
     slots.ask(2)
     call = asyncio.create_task(slots.take_soon())
     await asyncio.sleep(0)
-    slots.answered(2, unneeded=0)
-    assert not await call
-    assert slots.used == 2
+    slots.unneeded(0)
+    assert not call.done()
+    slots.ended()
+    assert await call
+    assert (slots.used, slots.messages, slots.free) == (2, 1, 0)
+
+
+async def test_where_calls_have_all_slots_nobody_waits() -> None:
+    slots = Slots(1)
+    assert slots.take()
+    assert not await slots.take_soon()
 
 
 async def test_a_handler_that_ends_meanwhile_gives_its_slot_to_who_waits() -> None:
@@ -43,7 +51,7 @@ async def test_a_handler_that_ends_meanwhile_gives_its_slot_to_who_waits() -> No
     await asyncio.sleep(0)
     slots.give()
     assert await call
-    slots.answered(1, unneeded=1)
+    slots.unneeded(1)
     assert slots.used == 1
 
 
@@ -56,7 +64,7 @@ async def test_who_goes_away_while_waiting_leaves_no_slot_taken(when: str) -> No
     if when == "before":
         call.cancel()
         await asyncio.sleep(0)
-    slots.answered(1, unneeded=1)
+    slots.unneeded(1)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call

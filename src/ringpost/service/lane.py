@@ -30,7 +30,6 @@ class Lane:
         "intake",
         "looked_s",
         "queue",
-        "running",
         "slots",
     )
 
@@ -40,7 +39,6 @@ class Lane:
         self.slots = slots
         self.intake = Intake()
         self.hungry = True
-        self.running = 0  # messages here, or asked for
         self.looked_s = 0.0
         self.claimed_s = 0.0  # when a claim gave something
         self._good = self._bad = 0  # outcomes since the intake breaker was told
@@ -56,7 +54,7 @@ class Lane:
 
     def room(self, now_s: float) -> int:
         """Say how many may be claimed now."""
-        return self.intake.allowance(self.slots.free, self.running, now_s)
+        return self.intake.allowance(self.slots.free, self.slots.messages, now_s)
 
     def worth_a_look(self, now_s: float) -> bool:
         """Say whether a turn that is taken anyway should look here too: a busy process is sent no wake-ups."""
@@ -65,13 +63,12 @@ class Lane:
     def reserve(self, count: int, now_s: float) -> None:
         """Take slots for a claim that is about to be made."""
         self.slots.ask(count)
-        self.running += count
         self.looked_s = now_s
         self._woken = False
 
     def returned(self, asked: int, got: int, now_s: float) -> None:
         """Take note of a claim's result. If it left nothing it is quiet here until a wake-up."""
-        self._give_back(asked, asked - got)
+        self.slots.unneeded(asked - got)
         self._warm = got > 0
         if got:
             self.claimed_s = now_s
@@ -84,19 +81,14 @@ class Lane:
 
     def failed_claim(self, asked: int) -> None:
         """Take note that a claim failed: it is as before it was made."""
-        self._give_back(asked, asked)
+        self.slots.unneeded(asked)
         self.hungry = True
-
-    def _give_back(self, asked: int, unneeded: int) -> None:
-        self.running -= unneeded
-        self.slots.answered(asked, unneeded)
 
     # --- outcomes
 
     def ended(self, settlement: Settlement) -> None:
         """Take note of how a message ended, and free its slot."""
-        self.running -= 1
-        self.slots.give()
+        self.slots.ended()
         if settlement.to is State.SUCCEEDED:
             self._good += 1
             return

@@ -32,6 +32,7 @@ Middleware = Callable[[Context, Callable[[], Awaitable[object]]], Awaitable[obje
 DEPTH_MAX = 8
 SWEEP_S = 0.010
 _BUSY_S = 1.0
+_SOON_S = 0.1
 _LOOK_S = 0.1
 _LOG = logging.getLogger("ringpost.service")
 _NO_CONTENT = Answer(204)
@@ -187,9 +188,9 @@ class Pipeline:
             slots.give()
 
     async def _slot_soon(self, slots: Slots, call: Call) -> bool:
-        """Wait for a slot that a claim under way has asked for and doesn't need: not longer than the call may take."""
+        """Wait a moment for a slot that a message has or a claim has asked for, not longer than the call may take."""
         try:
-            async with asyncio.timeout_at(call.deadline_s):
+            async with asyncio.timeout_at(min(call.deadline_s, self._time() + _SOON_S)):
                 return await slots.take_soon()
         except TimeoutError:
             return False

@@ -1,8 +1,8 @@
 """How much of an operation one process does at a time: integers, counted by calls and messages together.
 
-A semaphore costs 0.7 µs a message and makes callers wait; here nobody waits for a handler to end. A call that finds no
-slot is refused, a worker claims at most as many messages as are free. What a claim under way has asked for isn't used
-yet, and most of it comes back: for that a call waits.
+A semaphore costs 0.7 µs a message. A call that finds all slots taken by calls is refused at once; a worker claims at
+most as many messages as are free. Where messages have the slots, one of which ends soon while a queue is drained, or a
+claim under way asked for more than it will get, a call waits a moment: it goes before the next claim.
 """
 
 import asyncio
@@ -16,13 +16,13 @@ class Slots:
     A slot is `lost` while a `def` handler that was given up still holds its thread; it comes back when that ends.
     """
 
-    __slots__ = ("_waiting", "asked", "freed", "lost", "name", "total", "used")
+    __slots__ = ("_waiting", "freed", "lost", "messages", "name", "total", "used")
 
     def __init__(self, total: int, name: str = "") -> None:
         self.total = total
         self.name = name
         self.used = 0
-        self.asked = 0  # of the used ones: asked for by a claim that isn't back yet
+        self.messages = 0  # of the used ones: messages have them, or a claim has asked for them
         self.lost = 0
         self._waiting: deque[asyncio.Future[bool]] = deque()
         self.freed: Callable[[], None] | None = None  # called when a slot becomes free again in a full set
@@ -40,31 +40,38 @@ class Slots:
         return True
 
     async def take_soon(self) -> bool:
-        """Take a slot of those that a claim under way gives back; False as soon as none comes."""
-        if not self.asked:
+        """Take the next slot that a message gives back; False where that is no use: as many calls wait for as many."""
+        if len(self._waiting) >= self.messages:
             return False
         coming: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiting.append(coming)
         try:
             return await coming
         except asyncio.CancelledError:
-            if coming.done() and not coming.cancelled() and coming.result():
+            if coming.done() and not coming.cancelled():
                 self.give()  # it came, and nobody is there to use it
+            elif coming in self._waiting:
+                self._waiting.remove(coming)
             raise
 
     def ask(self, count: int) -> None:
         """Take slots ahead, for a claim that is about to be made."""
         self.used += count
-        self.asked += count
+        self.messages += count
 
-    def answered(self, count: int, unneeded: int) -> None:
-        """Take note that a claim is back that had asked for `count`, and give back what it didn't need."""
-        self.asked -= count
-        self.give_back(unneeded)
-        while self._waiting and not self.asked:
-            coming = self._waiting.popleft()
-            if not coming.done():
-                coming.set_result(False)
+    def unneeded(self, count: int) -> None:
+        """Give back what a claim had asked for and didn't get."""
+        self.messages -= count
+        self.give_back(count)
+
+    def begun(self) -> None:
+        """Take note that a slot which was taken is a message's."""
+        self.messages += 1
+
+    def ended(self) -> None:
+        """Give back the slot of a message."""
+        self.messages -= 1
+        self.give()
 
     def _handed_over(self) -> bool:
         """Hand a slot that is given back to a call that waits for it; else the next claim would be quicker."""

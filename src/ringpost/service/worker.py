@@ -171,8 +171,9 @@ class Worker:
     def accept(self, delivery: Delivery) -> None:
         """Run a message that was born running here, under `holder`. Its slot has been taken; it is given back."""
         self._held += 1
-        self._lanes[delivery.queue].running += 1
-        self._runners.feed([(self._lanes[delivery.queue], delivery, self._clock_s())])
+        lane = self._lanes[delivery.queue]
+        lane.slots.begun()
+        self._runners.feed([(lane, delivery, self._clock_s())])
 
     def look(self) -> None:
         """Claim from every queue soon, as there may be something new."""

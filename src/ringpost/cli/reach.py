@@ -139,8 +139,8 @@ class Reach:
         seen: set[str] = set()
         store = await self.store()
         if store is not None:
-            # Notes tell who serves an operation. An event is taken by every door whose services know its contract: which
-            # do, only they can say.
+            # Notes tell who serves an operation. An event is taken by every door whose services know its contract:
+            # which do, only they can say.
             noted = await self._noted() if event else await Instances(store, boot_id()).serving(name)
             for target in noted:
                 if target.origin.url not in seen:

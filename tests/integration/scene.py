@@ -16,7 +16,7 @@ from ringpost.settings import Settings
 from ringpost.store.port import Filter
 from ringpost.store.sqlite import SqliteStore
 
-GUARD_S = 60.0  # a test that waits for so long hangs
+GUARD_S = 30.0  # a test that waits for so long hangs
 SCRIPT = Path(__file__).with_name("town.py")
 
 Line = dict[str, Any]

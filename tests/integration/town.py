@@ -172,7 +172,7 @@ async def work(job: Job, ctx: Context) -> Done | Twice:
     return Done(job.number, os.getpid())
 
 
-@town.implements(Town.work_def, retry=rules)
+@town.implements(Town.work_def, retry=rules, concurrency=32)
 def work_def(job: Job, ctx: BlockingContext) -> Done | Twice:
     ctx.send(Town.noted, Done(job.number, os.getpid()))
     if job.how == "return problem":

@@ -464,7 +464,7 @@ class ReportsForLosers(MemoryStore):
         orders = [
             structs.replace(one, delivery=self._current(one.delivery)) if hasattr(one, "delivery") else one
             for one in orders
-        ]  # type: ignore[call-overload]
+        ]
         return await super().change(orders)
 
     def _current(self, delivery: Delivery) -> Delivery:

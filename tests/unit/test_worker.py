@@ -461,3 +461,17 @@ async def test_an_outage_behind_the_handlers_does_not_use_up_the_backlog() -> No
         await pipeline.until(lambda: len(pipeline.handled) == handled + 1)
     assert charges[-1] is False
     assert worker.working().holding_back == ("mail.welcome",)
+
+
+async def test_a_draining_worker_runs_what_it_has_and_takes_no_wake_up_from_others() -> None:
+    store, pipeline = Spied(), StandIn(forever)
+    async with working(store, pipeline, grace_s=0) as worker:
+        await store.put([message()])
+        await pipeline.until(lambda: pipeline.running == 1)
+        worker.drain()
+        left = message()
+        await store.put([left])
+        await asyncio.sleep(0.05)
+        assert await store.state(left) is State.READY
+        assert pipeline.running == 1
+        assert not worker._listener.queues

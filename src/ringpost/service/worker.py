@@ -136,7 +136,7 @@ class Worker:
             lane.claimed_s = now_s
             lane.slots.freed = self._runners.tell
         self._spawn(self._upkeep.run())
-        self._spawn(self._leases.run(self._watch_long))
+        self._spawn(self._leases.run(self._look_around))
         if self._claiming:
             self._spawn(self._scheduler.run())
             if self._real_time:
@@ -146,6 +146,7 @@ class Worker:
     def drain(self) -> None:
         """Claim no more; what runs, and what is given to `accept`, goes on."""
         self._claiming = False
+        self._listener.stop()  # wake-ups are for those who claim
 
     async def stop(self, grace_s: float) -> None:
         """Claim no more; let what runs end for `grace_s` seconds, then cancel it; release, and commit the last
@@ -389,8 +390,10 @@ class Worker:
         if wanted:
             self._listener.listen(wanted, self._leases.long_running(), _POLL_S * random.uniform(0.75, 1.0))
 
-    def _watch_long(self) -> None:
-        """See that messages which run long are listened for: somebody may want them ended."""
+    def _look_around(self) -> None:
+        """Once a second: go on where a timer came too early, and listen for messages that run long, as somebody may
+        want them ended."""
+        self._kick()
         ids = self._leases.long_running()
         fresh = ids - self._listener.ids
         if fresh and not self._stopping:

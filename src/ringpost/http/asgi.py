@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, MutableMapping, Sequence
-from typing import Any, TypedDict, cast
+from typing import Any, Final, TypedDict, cast
 
 from typing_extensions import Unpack
 
@@ -13,6 +13,8 @@ from ringpost.http.site import LAST_S, Site
 from ringpost.service.service import Service
 from ringpost.settings import Given, Settings, load
 from ringpost.wire.http import Request, Response
+
+WATCH_AFTER_S: Final = 0.05  # an answer that takes longer is given up when its client goes away
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -82,6 +84,8 @@ class Application:
             opening = None  # that loop has ended, and all that was open in it
         if opening is None:
             opening = self._opening = loop.create_task(self._open())
+        elif opening.done() and not opening.cancelled() and opening.exception() is None:
+            return opening.result()
         try:
             return await asyncio.shield(opening)
         except BaseException:
@@ -106,15 +110,15 @@ class Application:
         door = (await self._site()).door
         answering = asyncio.current_task()
         assert answering is not None
-        watching = asyncio.create_task(_gone(receive, answering))
+        watch = _Watch(receive, answering)
         try:
             await _respond(scope, await door(request), send)
         except asyncio.CancelledError:
             # Cancelled by us because the client has gone: nobody is there who could be told.
-            if not watching.done() or watching.cancelled() or answering.uncancel() > 0:
+            if not watch.fired or answering.uncancel() > 0:
                 raise
         finally:
-            watching.cancel()
+            watch.stop()
 
     async def _request(self, scope: Scope, receive: Receive) -> Request:
         headers = _headers(scope["headers"], self._settings)
@@ -164,11 +168,35 @@ async def _body(receive: Receive, bytes_max: int) -> bytes:
     return b"".join(parts)
 
 
-async def _gone(receive: Receive, answering: "asyncio.Task[Any]") -> None:
-    """Cancel the answer once the client has gone away."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    answering.cancel()
+class _Watch:
+    """Cancel an answer once its client has gone away. Most answers are there before it is worth while to listen for
+    that: a task for each would cost a fifth of the request."""
+
+    def __init__(self, receive: Receive, answering: "asyncio.Task[Any]") -> None:
+        self._receive = receive
+        self._answering = answering
+        self._loop = answering.get_loop()
+        self._listening: asyncio.Task[None] | None = None
+        self._timer = self._loop.call_later(WATCH_AFTER_S, self._start)
+
+    @property
+    def fired(self) -> bool:
+        """Whether it was this that cancelled the answer."""
+        listening = self._listening
+        return listening is not None and listening.done() and not listening.cancelled()
+
+    def stop(self) -> None:
+        self._timer.cancel()
+        if self._listening is not None:
+            self._listening.cancel()
+
+    def _start(self) -> None:
+        self._listening = self._loop.create_task(self._listen())
+
+    async def _listen(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._answering.cancel()
 
 
 async def _respond(scope: Scope, response: Response, send: Send) -> None:

@@ -15,6 +15,7 @@ from ringpost.client.ticket import Ticket
 from ringpost.contract.contract import Contract
 from ringpost.contract.errors import (
     DeadlineExceeded,
+    Overloaded,
     RingpostError,
     StateError,
     TicketExpired,
@@ -23,7 +24,7 @@ from ringpost.contract.errors import (
     UsageError,
 )
 from ringpost.contract.operation import Event, Operation
-from ringpost.contract.problem import Problem, to_members
+from ringpost.contract.problem import PROBLEM_URN, Problem, to_members
 from ringpost.core import ids, notes
 from ringpost.core.call import Call
 from ringpost.settings import Settings
@@ -290,6 +291,40 @@ async def test_a_live_instance_is_found_in_the_store_and_a_wrong_or_gone_one_pas
         assert {asked.headers["ringpost-instance"] for asked in door.asked} == {"right"}
         assert len(other.asked) == 1  # then it is left alone for a while
         assert far.asked == []
+        await router.close()
+        await store.close()
+
+
+def refusing(code: str) -> bytes:
+    return answer(503, {"type": f"{PROBLEM_URN}{code}", "code": code}, "ringpost-processed: no", kind="application/problem+json")
+
+
+async def test_an_instance_that_is_stopping_is_passed_over_and_one_with_too_much_to_do_is_not() -> None:
+    async with a_door(saying(answer(200, "A"))) as door, a_door(saying(refusing("unavailable"))) as going:
+        store = MemoryStore()
+        await store.open()
+        await instance(store, "going", going.url, boot_id(), "talking.say")
+        router = Router(Settings(), None, store)
+        with pytest.raises(Unavailable):
+            await router.call(Talking.say, Word("a"))
+        # Whoever comes in its place is found at once.
+        await instance(store, "right", door.url, boot_id(), "talking.say")
+        assert await router.call(Talking.say, Word("a")) == "A"
+        assert len(going.asked) == 1
+        door.answering = saying(refusing("overloaded"))
+        with pytest.raises(Overloaded):
+            await router.call(Talking.say, Word("a"))
+        await router.close()
+        await store.close()
+
+
+async def test_many_calls_at_once_look_for_instances_once() -> None:
+    async with a_door(saying(answer(200, "A"))) as door:
+        store = MemoryStore()
+        await store.open()
+        await instance(store, "one", door.url, boot_id(), "talking.say")
+        router = Router(Settings(), None, store)
+        assert await asyncio.gather(*(router.call(Talking.say, Word("a")) for _ in range(5))) == ["A"] * 5
         await router.close()
         await store.close()
 

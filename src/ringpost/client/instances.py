@@ -1,4 +1,5 @@
-"""Who is alive, as the store's notes say: asked at most once a second, and passed over for a while where it refused."""
+"""Who is alive, as the store's notes say: read once a second at most while somebody is known, and passed over for a
+while where it refused."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -22,30 +23,46 @@ class Instances:
         self._clock = asyncio.get_running_loop().time
         self._doors: Mapping[str, Sequence[Target]] = {}  # operation → who serves it
         self._read_s = float("-inf")
+        self._reading: asyncio.Task[None] | None = None
         self._refused_s: dict[str, float] = {}  # instance → when
         self._turn = 0
 
     async def serving(self, operation: str) -> Sequence[Target]:
         """Give the doors that serve an operation (full name), another one first each time."""
-        now_s = self._clock()
-        if now_s - self._read_s >= REFRESH_S:
+        if self._clock() - self._read_s >= REFRESH_S:
             # Set first: who comes meanwhile goes by what was known.
-            self._read_s = now_s
-            self._doors = await self._read()
-        doors = self._doors.get(operation, _NOBODY)
-        if self._refused_s:
-            self._refused_s = {id: at_s for id, at_s in self._refused_s.items() if now_s - at_s < SKIP_S}
-            doors = [door for door in doors if door.instance not in self._refused_s]
+            self._read_s = self._clock()
+            await self._look()
+        doors = self._known(operation)
+        if not doors:
+            await self._look()
+            doors = self._known(operation)
         if len(doors) < 2:
             return doors
         self._turn = turn = (self._turn + 1) % len(doors)
         return [*doors[turn:], *doors[:turn]]
 
     def refused(self, door: Target) -> None:
-        """Pass a door over for five seconds."""
+        """Pass a door over for five seconds, and see who has come in its place."""
         self._refused_s[door.instance] = self._clock()
+        self._read_s = float("-inf")
 
-    async def _read(self) -> dict[str, list[Target]]:
+    def _known(self, operation: str) -> Sequence[Target]:
+        doors = self._doors.get(operation, _NOBODY)
+        if self._refused_s:
+            now_s = self._clock()
+            self._refused_s = {id: at_s for id, at_s in self._refused_s.items() if now_s - at_s < SKIP_S}
+            doors = [door for door in doors if door.instance not in self._refused_s]
+        return doors
+
+    async def _look(self) -> None:
+        """Read the notes. Many may wait for one reading; who gives up must not take it from the others."""
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.ensure_future(self._read())
+            self._reading.add_done_callback(_looked_at)
+        await asyncio.shield(self._reading)
+
+    async def _read(self) -> None:
         doors: dict[str, list[Target]] = {}
         for note in await self._store.notes(INSTANCE):
             instance = decode_instance(note.value)
@@ -53,7 +70,7 @@ class Instances:
             if target is not None:
                 for operation in instance.operations:
                     doors.setdefault(operation, []).append(target)
-        return doors
+        self._doors = doors
 
     def _target(self, id: str, instance: Instance) -> Target | None:
         if not instance.url:
@@ -65,6 +82,11 @@ class Instances:
         if instance.boot_id != self._boot_id and _is_loopback(target.origin.host):
             return None
         return target
+
+
+def _looked_at(reading: asyncio.Task[None]) -> None:
+    if not reading.cancelled():
+        reading.exception()  # who asked for it has gone away: nobody is left to be told
 
 
 def _is_loopback(host: str) -> bool:

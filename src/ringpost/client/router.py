@@ -4,6 +4,9 @@ store knows of. Which of them it was doesn't show: the request is encoded and th
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+from msgspec import Struct
+
 from ringpost.client.after import tickets_after, wait_for
 from ringpost.client.deadline import call_deadline_s
 from ringpost.client.instances import Instances
@@ -22,6 +25,7 @@ from ringpost.store.hostclock import boot_id
 from ringpost.store.port import Store
 from ringpost.wire.headers import PRIORITY_WORDS, path_text, quoted
 from ringpost.wire.http import Response
+from ringpost.wire.problem import PROCESSED
 
 if TYPE_CHECKING:
     from ringpost.client.connection import Received
@@ -33,6 +37,16 @@ NO_OPTIONS: CallOptions = {}
 _NO_MORE: More = ()
 _NO_HEADERS: dict[str, str] = {}
 _WRONG_INSTANCE = 421
+_UNAVAILABLE = 503
+
+
+class _Problem(Struct):
+    """A problem, as far as one refusal is told from another."""
+
+    code: str = ""
+
+
+_problem = msgspec.json.Decoder(_Problem)
 
 
 class Router:
@@ -120,18 +134,24 @@ class Router:
             return await transport.exchange(target.origin, data, call.deadline_s), target
         instances = self._instances
         if instances is not None:
-            # One that is gone, or has another service at its port by now, is passed over for the next.
-            for target in await instances.serving(call.operation):
-                data = self._written(operation, call, target, more)
-                try:
-                    received = await transport.exchange(target.origin, data, call.deadline_s)
-                except Unavailable as error:
-                    if error.processed != "no":
-                        raise
-                else:
-                    if received.status != _WRONG_INSTANCE:
-                        return received, target
-                instances.refused(target)
+            # One that is gone or going, or has another service at its port by now, is passed over for the next.
+            refusal: tuple[Received, Target] | None = None
+            while targets := await instances.serving(call.operation):
+                for target in targets:
+                    data = self._written(operation, call, target, more)
+                    try:
+                        received = await transport.exchange(target.origin, data, call.deadline_s)
+                    except Unavailable as error:
+                        if error.processed != "no":
+                            raise
+                    else:
+                        if received.status == _UNAVAILABLE and _is_going(received):
+                            refusal = received, target
+                        elif received.status != _WRONG_INSTANCE:
+                            return received, target
+                    instances.refused(target)
+            if refusal is not None:
+                return refusal
         raise self.nobody(operation)
 
     def _written(self, operation: Operation[Any, Any], call: Call, target: Target, more: More) -> bytes:
@@ -186,6 +206,16 @@ class Router:
         """Close every connection; what is outstanding raises Unavailable."""
         if self._transport is not None:
             await self._transport.close()
+
+
+def _is_going(received: "Received") -> bool:
+    """Say whether a process refused a call unseen as it can't take any now; not: as it has too much to do."""
+    if dict(received.response().headers).get(PROCESSED) != "no":
+        return False
+    try:
+        return _problem.decode(received.body).code == "unavailable"
+    except msgspec.MsgspecError:
+        return False
 
 
 def _is_special(call: Call) -> bool:

@@ -42,7 +42,6 @@ class Assembly(Struct, frozen=True):
 
     def bind(self, pipeline: Pipeline, resources: Resources, threads: Threads, loop: asyncio.AbstractEventLoop) -> None:
         """Make the handlers known to the pipeline, each compiled to what is called."""
-        failure_queues = self.failure_queues()
         for service in self.services:
             sources = self.sources[service.name]
             for queue, handler in service.handlers.items():
@@ -55,7 +54,6 @@ class Assembly(Struct, frozen=True):
                     injector.invoke(handler.function, handler.is_async, self.parameters[queue], slots),
                     middleware=service.middleware,
                     authenticate=service.authenticate if handler.work == "operation" else None,
-                    failure_queue=failure_queues[queue],
                 )
 
 

@@ -48,7 +48,6 @@ class Bound:
         "authenticate",
         "decode",
         "encode",
-        "failure_queue",
         "handler",
         "invoke",
         "keyed",
@@ -59,14 +58,11 @@ class Bound:
         "slots",
     )
 
-    def __init__(
-        self, handler: Handler, slots: Slots, invoke: Invoke, authenticate: Authenticate | None, failure_queue: str
-    ) -> None:
+    def __init__(self, handler: Handler, slots: Slots, invoke: Invoke, authenticate: Authenticate | None) -> None:
         self.handler = handler
         self.slots = slots
         self.invoke = invoke
         self.authenticate = authenticate
-        self.failure_queue = failure_queue
         self.decode = handler.request.decode
         self.encode = handler.reply.encode
         self.silent = handler.reply.empty
@@ -120,12 +116,11 @@ class Pipeline:
         *,
         middleware: Sequence[Middleware] = (),
         authenticate: Authenticate | None = None,
-        failure_queue: str = "",
     ) -> None:
-        """Make a handler known. `failure_queue`: who hears of its dead messages, if anybody."""
+        """Make a handler known."""
         for one in reversed(middleware):
             invoke = _around(one, invoke)
-        bound = Bound(handler, slots, invoke, authenticate, failure_queue)
+        bound = Bound(handler, slots, invoke, authenticate)
         bound.reply_bytes_max = self._means.settings.reply_bytes_max
         self._bound[handler.queue] = bound
 
@@ -320,7 +315,7 @@ class Pipeline:
         cancellation of the task that `cancel` didn't cause.
 
         `charge=False` (the intake breaker is open): a failure is tried again without counting the attempt. What the
-        settlement stages includes the letters to reply_to and on_failure.
+        settlement stages includes the letter to reply_to.
         """
         bound = self._bound[handler.queue]
         task = asyncio.current_task(self._loop)
@@ -350,9 +345,7 @@ class Pipeline:
         if ending is Ending.MAX_RUN:
             over = TimeoutError(f"the handler was still running after max_run, {bound.max_run_s:g} s")
             error = over.with_traceback(error.__traceback__)
-        settlement = verdict.failed_settlement(
-            bound.handler, delivery, ending, error, bound.failure_queue, charging=charging
-        )
+        settlement = verdict.failed_settlement(bound.handler, delivery, ending, error, charging=charging)
         if settlement.to is State.DEAD:
             _LOG.error("%s is dead after attempt %d", _named(delivery), delivery.attempt, exc_info=error)
         elif settlement.failure is not None:
@@ -362,7 +355,7 @@ class Pipeline:
 
     def _dead(self, bound: Bound, delivery: Delivery, cause: Cause, error: BaseException) -> Settlement:
         _LOG.error("%s is dead (%s): %s", _named(delivery), cause.word, error)
-        return verdict.dead(delivery, cause, error, bound.failure_queue)
+        return verdict.dead(delivery, cause, error)
 
     # --- running and ending
 

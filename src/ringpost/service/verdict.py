@@ -62,7 +62,7 @@ def failed_answer(handler: Handler, ending: Ending, error: BaseException) -> Ans
 
 
 def failed_settlement(
-    handler: Handler, delivery: Delivery, ending: Ending, error: BaseException, failure_queue: str, *, charging: bool
+    handler: Handler, delivery: Delivery, ending: Ending, error: BaseException, *, charging: bool
 ) -> Settlement:
     """Settle a message whose handler raised: nothing of what it staged leaves."""
     now_ms = time.time_ns() // 1_000_000
@@ -76,7 +76,7 @@ def failed_settlement(
         return Settlement(delivery, State.READY, charge=False)  # another worker has it: the fence refuses this one
     if what.to.terminal:
         failure = failure_of(error, delivery, now_ms) if what.to is State.DEAD else None
-        return ended(delivery, what, answer, (), failure=failure, failure_queue=failure_queue)
+        return ended(delivery, what, answer, (), failure=failure)
     # A handler that asks for a later time hasn't failed: neither its record nor the intake breaker shall say so.
     asked = ending is Ending.LATER or what.to is State.READY
     failure = None if asked else failure_of(error, delivery, now_ms)
@@ -90,11 +90,10 @@ def ended(
     staged: Sequence[Message],
     *,
     failure: Failure | None = None,
-    failure_queue: str = "",
 ) -> Settlement:
-    """Settle a message for good, with the letters that tell of it: to `reply_to`, and to on_failure."""
+    """Settle a message for good, with the letter to `reply_to`. Of a death the store tells: it knows all the errors."""
     assert what.to is not None
-    if failure_queue or b'"reply_to"' in delivery.headers:
+    if what.to is not State.DEAD and b'"reply_to"' in delivery.headers:
         gone = Ended(
             delivery.id,
             delivery.queue,
@@ -105,8 +104,8 @@ def ended(
             delivery.headers,
             delivery.body,
             answer,
-            [] if failure is None else [f"{failure.type}: {failure.message}"],
-            failure_queue,
+            [],
+            "",
         )
         staged = [*staged, *letters(gone, time.time_ns() // 1_000_000)]
     return Settlement(
@@ -121,11 +120,11 @@ def ended(
     )
 
 
-def dead(delivery: Delivery, cause: Cause, error: BaseException, failure_queue: str) -> Settlement:
+def dead(delivery: Delivery, cause: Cause, error: BaseException) -> Settlement:
     """Settle a message that no handler can take."""
     failure = failure_of(error, delivery, time.time_ns() // 1_000_000)
     what = Disposition(State.DEAD, cause, charge=True)
-    return ended(delivery, what, None, (), failure=failure, failure_queue=failure_queue)
+    return ended(delivery, what, None, (), failure=failure)
 
 
 def failure_of(error: BaseException, delivery: Delivery, now_ms: int) -> Failure:

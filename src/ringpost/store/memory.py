@@ -268,7 +268,8 @@ class MemoryStore:
             self._remove(row)
         elif settlement.to.terminal:
             happening = _HAPPENINGS[settlement.to]
-            self._end(row, happening, settlement.to, settlement.cause, now_ms, settlement.answer, told=True)
+            told = settlement.to is not State.DEAD
+            self._end(row, happening, settlement.to, settlement.cause, now_ms, settlement.answer, told=told)
         else:
             self._return(row, settlement, now_ms)
         return True

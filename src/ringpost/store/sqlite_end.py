@@ -1,4 +1,5 @@
-"""Ends that the store itself makes: expired, cancelled, damaged, lost. Each tells the others in the same commit."""
+"""Ends that the store itself makes: expired, cancelled, damaged, lost. Of these and of every death it tells the others in
+the same commit."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -34,11 +35,22 @@ def end(turn: Turn, rows: Sequence[int], to: State, cause: Cause, *, losses: int
     found = turn.db.execute(_ROWS, (seqs(rows),)).fetchall()
     turn.db.execute(_END, (to, cause, turn.now_ms, losses, seqs(rows)))
     _leave_lines(turn, found if to is not State.DEAD else [row for row in found if not _halts(turn, row)])
-    for seq, id, queue, state, attempts, generation, headers, body, _, _ in found:
+    for _, _, queue, state, _, _, headers, body, _, _ in found:
         tally = turn.tally(queue)
         tally.count(state, -1)
         tally.count(to, 1)
         tally.end(1, len(headers) + len(body))
+    _tell(turn, found, to, cause)
+    turn.ring([row[1] for row in found])
+
+
+def tell_deaths(turn: Turn, rows: Sequence[int], cause: Cause) -> None:
+    """Stage what tells others that rows are dead, which a worker has settled so in this turn."""
+    _tell(turn, turn.db.execute(_ROWS, (seqs(rows),)).fetchall(), State.DEAD, cause)
+
+
+def _tell(turn: Turn, found: Sequence[tuple[Any, ...]], to: State, cause: Cause) -> None:
+    for seq, id, queue, _, attempts, generation, headers, body, _, _ in found:
         name = turn.queues.numbered(queue).name
         ended = Ended(
             id=id,
@@ -54,7 +66,6 @@ def end(turn: Turn, rows: Sequence[int], to: State, cause: Cause, *, losses: int
             failure_queue=turn.look().failure_queue(name),
         )
         turn.letters += farewell.letters(ended, turn.now_ms)
-    turn.ring([row[1] for row in found])
 
 
 def remove(turn: Turn, rows: Sequence[int]) -> None:

@@ -2,8 +2,9 @@
 
 import msgspec
 
+from ringpost.contract.outcome import DeadLetter
 from ringpost.core import ids
-from ringpost.core.message import Cause, Message, Settlement, State
+from ringpost.core.message import Cause, Failure, Message, Settlement, State
 from ringpost.store.port import Cancel, Filter
 from ringpost.testing.conformance.suite import (
     LINE,
@@ -101,10 +102,27 @@ async def a_message_cancelled_by_its_holders_loss_tells_reply_to(subject: Subjec
 @CHAPTER.case()
 async def who_settles_tells_himself(subject: Subject) -> None:
     await subject.tell_failures(QUEUE, FAILURES)
-    for to in (State.SUCCEEDED, State.FAILED, State.DEAD):
+    for to in (State.SUCCEEDED, State.FAILED, State.CANCELLED):
         await subject.put(with_reply_to())
         await subject.finish(await subject.claim_one(), to, Cause.NONE)
     same("a store doesn't speak for workers", (await subject.bodies(REPLIES), await subject.bodies(FAILURES)), ([], []))
+
+
+@CHAPTER.case()
+async def of_a_death_the_store_tells_with_all_errors(subject: Subject) -> None:
+    await subject.tell_failures(QUEUE, FAILURES)
+    sent = with_reply_to()
+    await subject.put(sent)
+    for attempt, to in ((1, State.SCHEDULED), (2, State.DEAD)):
+        failure = Failure("ValueError", f"no {attempt}", attempt=attempt, at_ms=attempt)
+        delivery = await subject.claim_one()
+        ending = Settlement(delivery, to, cause=Cause.HANDLER_ERROR, failure=failure)
+        same("it is settled", await subject.store.settle([ending]), [True])
+        await subject.tend()
+    holds("the outcome says why", b"handler_error" in await letter(subject, REPLIES, sent))
+    dead = msgspec.json.decode(await letter(subject, FAILURES, sent), type=DeadLetter)
+    told = DeadLetter(QUEUE, ids.text(sent.id), "handler_error", 2, ["ValueError: no 1", "ValueError: no 2"])
+    same("the dead letter tells everything", dead, told)
 
 
 @CHAPTER.case()

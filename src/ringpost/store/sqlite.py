@@ -72,6 +72,7 @@ class SqliteStore:
             self._settings,
             self._clock,
             answered=self._answered,
+            committing=self._committing,
             committed=self._committed,
             watched=self._watched,
             failed=self._has_failed,
@@ -275,6 +276,16 @@ class SqliteStore:
                 loop.call_soon_threadsafe(self._deliver, asks)
             except RuntimeError:  # the loop is closed: nobody waits any more
                 pass
+
+    def _committing(self, turn: Turn) -> None:
+        """Wake who would claim in other processes while the disk still syncs: they wait for their turn until this
+        commit is done. Who only looks, and takes no turn, is woken once there is something to see."""
+        waiting, bell = self._waiting, self._bell
+        if waiting is None or bell is None or not turn.rang:
+            return
+        rang = {tone(name): no for no in turn.rang if (name := turn.queues.numbered(no).name) not in waiting.idle}
+        for heard in bell.ring(rang, []):
+            turn.rang.discard(rang[heard])
 
     def _committed(self, turn: Turn) -> None:
         """Wake whoever waits for what this commit brought: here directly, elsewhere by the bell."""

@@ -79,6 +79,7 @@ class Writer:
         settings: Settings,
         clock: HostClock,
         answered: Callable[[list[Ask]], None],
+        committing: Callable[[Turn], None],
         committed: Callable[[Turn], None],
         watched: Callable[[], bool],
         failed: Callable[[BaseException], None],
@@ -87,6 +88,7 @@ class Writer:
         self._settings = settings
         self._clock = clock
         self._answered = answered
+        self._committing_hook = committing
         self._committed_hook = committed
         self._watched = watched
         self._failed_hook = failed
@@ -279,6 +281,7 @@ class Writer:
             self.db.execute("BEGIN IMMEDIATE")
             try:
                 self._work(turn, asks)
+                self._committing_hook(turn)
                 self.db.execute("COMMIT")
             except BaseException:
                 self._roll_back()

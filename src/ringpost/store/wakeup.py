@@ -127,22 +127,25 @@ class Bell:
             flag & WATCHING for slot, flag in enumerate(flags) if flag and slot != self._slot
         )
 
-    def ring(self, tones: Iterable[int], ids: list[bytes]) -> None:
-        """Wake one idle process for each queue, and all that wait for ids."""
+    def ring(self, tones: Iterable[int], ids: list[bytes]) -> list[int]:
+        """Wake one idle process for each queue, and all that wait for ids; gives the tones that somebody heard."""
+        heard: list[int] = []
         flags = self._table[:SLOTS]
         if flags == _NOBODY:
-            return
+            return heard
         others = [slot for slot, flag in enumerate(flags) if flag and slot != self._slot]
         random.shuffle(others)
         for each in tones:
             for slot in others:
                 if self._table[slot] & IDLE and self._waits(slot, each) and self._send(slot, [each], []):
+                    heard.append(each)
                     break
         if ids:
             for slot in others:
                 if self._table[slot] & WATCHING:
                     for at in range(0, len(ids), _IDS_MAX):
                         self._send(slot, [], ids[at : at + _IDS_MAX])
+        return heard
 
     def ring_watching(self) -> None:
         """Let all that wait for ids look for themselves."""

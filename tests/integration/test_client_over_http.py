@@ -269,8 +269,8 @@ async def test_what_only_a_store_can_do_is_said(options: Any) -> None:
         assert door.asked == []
 
 
-async def instance(store: MemoryStore, id: str, url: str, boot: str, *operations: str) -> None:
-    value = notes.encode(notes.Instance(url=url, boot_id=boot, operations=operations))
+async def instance(store: MemoryStore, id: str, url: str, boot: str, *operations: str, stopping: bool = False) -> None:
+    value = notes.encode(notes.Instance(url=url, boot_id=boot, operations=operations, stopping=stopping))
     await store.note_put(Note(notes.instance(id), value, lease_s=60))
 
 
@@ -296,7 +296,9 @@ async def test_a_live_instance_is_found_in_the_store_and_a_wrong_or_gone_one_pas
 
 
 def refusing(code: str) -> bytes:
-    return answer(503, {"type": f"{PROBLEM_URN}{code}", "code": code}, "ringpost-processed: no", kind="application/problem+json")
+    return answer(
+        503, {"type": f"{PROBLEM_URN}{code}", "code": code}, "ringpost-processed: no", kind="application/problem+json"
+    )
 
 
 async def test_an_instance_that_is_stopping_is_passed_over_and_one_with_too_much_to_do_is_not() -> None:
@@ -314,6 +316,21 @@ async def test_an_instance_that_is_stopping_is_passed_over_and_one_with_too_much
         door.answering = saying(refusing("overloaded"))
         with pytest.raises(Overloaded):
             await router.call(Talking.say, Word("a"))
+        await router.close()
+        await store.close()
+
+
+async def test_an_instance_that_says_it_is_stopping_is_asked_only_where_there_is_no_other() -> None:
+    async with a_door(saying(answer(200, "A"))) as door, a_door(saying(answer(200, "B"))) as going:
+        store = MemoryStore()
+        await store.open()
+        await instance(store, "going", going.url, boot_id(), "talking.say", stopping=True)
+        router = Router(Settings(), None, store)
+        assert await router.call(Talking.say, Word("a")) == "B"
+        await router.close()
+        await instance(store, "staying", door.url, boot_id(), "talking.say")
+        router = Router(Settings(), None, store)
+        assert [await router.call(Talking.say, Word("a")) for _ in range(4)] == ["A"] * 4
         await router.close()
         await store.close()
 

@@ -311,6 +311,10 @@ async def test_it_notes_what_it_is() -> None:
             {"works_host.do", "works_host.ordered"},
         )
         assert note.lease_s is not None
+        host.drain()
+        async with asyncio.timeout(30):
+            while not notes.decode_instance((await store.notes(notes.INSTANCE))[0].value).stopping:  # noqa: ASYNC110
+                await asyncio.sleep(0)
         await host.stop(0)
         assert await store.notes(notes.INSTANCE) == []
         assert await store.notes(notes.SUBSCRIPTION) != []

@@ -22,13 +22,14 @@ class Instances:
         self._boot_id = boot_id
         self._clock = asyncio.get_running_loop().time
         self._doors: Mapping[str, Sequence[Target]] = {}  # operation → who serves it
+        self._stopping: Mapping[str, Sequence[Target]] = {}  # and who does for a moment yet
         self._read_s = float("-inf")
         self._reading: asyncio.Task[None] | None = None
         self._refused_s: dict[str, float] = {}  # instance → when
         self._turn = 0
 
     async def serving(self, operation: str) -> Sequence[Target]:
-        """Give the doors that serve an operation (full name), another one first each time."""
+        """Give the doors that serve an operation (full name), another one first each time; last those that stop."""
         if self._clock() - self._read_s >= REFRESH_S:
             # Set first: who comes meanwhile goes by what was known.
             self._read_s = self._clock()
@@ -37,10 +38,7 @@ class Instances:
         if not doors:
             await self._look()
             doors = self._known(operation)
-        if len(doors) < 2:
-            return doors
-        self._turn = turn = (self._turn + 1) % len(doors)
-        return [*doors[turn:], *doors[:turn]]
+        return doors
 
     def refused(self, door: Target) -> None:
         """Pass a door over for five seconds, and see who has come in its place."""
@@ -48,12 +46,21 @@ class Instances:
         self._read_s = float("-inf")
 
     def _known(self, operation: str) -> Sequence[Target]:
-        doors = self._doors.get(operation, _NOBODY)
+        doors = self._left(self._doors, operation)
+        if len(doors) > 1:
+            self._turn = turn = (self._turn + 1) % len(doors)
+            doors = [*doors[turn:], *doors[:turn]]
+        stopping = self._left(self._stopping, operation)
+        return [*doors, *stopping] if stopping else doors
+
+    def _left(self, doors: Mapping[str, Sequence[Target]], operation: str) -> Sequence[Target]:
+        """Give those that haven't refused of late."""
+        found = doors.get(operation, _NOBODY)
         if self._refused_s:
             now_s = self._clock()
             self._refused_s = {id: at_s for id, at_s in self._refused_s.items() if now_s - at_s < SKIP_S}
-            doors = [door for door in doors if door.instance not in self._refused_s]
-        return doors
+            return [door for door in found if door.instance not in self._refused_s]
+        return found
 
     async def _look(self) -> None:
         """Read the notes. Many may wait for one reading; who gives up must not take it from the others."""
@@ -64,13 +71,14 @@ class Instances:
 
     async def _read(self) -> None:
         doors: dict[str, list[Target]] = {}
+        stopping: dict[str, list[Target]] = {}
         for note in await self._store.notes(INSTANCE):
             instance = decode_instance(note.value)
             target = self._target(note.name.removeprefix(INSTANCE), instance)
             if target is not None:
                 for operation in instance.operations:
-                    doors.setdefault(operation, []).append(target)
-        self._doors = doors
+                    (stopping if instance.stopping else doors).setdefault(operation, []).append(target)
+        self._doors, self._stopping = doors, stopping
 
     def _target(self, id: str, instance: Instance) -> Target | None:
         if not instance.url:

@@ -80,6 +80,7 @@ class Instance(Struct, frozen=True, omit_defaults=True):
     version: str = ""
     operations: tuple[str, ...] = ()  # full names
     queues: tuple[str, ...] = ()  # that it claims from
+    stopping: bool = False  # it still answers, for who knows no other
 
 
 class Pause(Struct, frozen=True, omit_defaults=True):

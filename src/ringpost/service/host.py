@@ -183,10 +183,10 @@ class Host:
             await register.announce(door, self._settings.lease_s)
 
     def drain(self) -> None:
-        """Be not ready from now on, and claim no more messages; calls that come are still served."""
+        """Be not ready from now on, claim no more messages, and send callers elsewhere; who comes is still served."""
         self._state = "stopping"
-        if self._started is not None and self._started.worker is not None:
-            self._started.worker.drain()
+        if self._started is not None:
+            self._started.drain()
 
     async def stop(self, grace_s: float = _GRACE_S) -> None:
         """Claim no more, let what runs end for `grace_s` seconds, then cancel and release it; end the resources."""
@@ -273,6 +273,12 @@ class _Started:
         return any(
             slots.lost * 2 >= slots.total for slots in map(self.pipeline.slots, self._assembly.handlers.values())
         )
+
+    def drain(self) -> None:
+        if self.worker is not None:
+            self.worker.drain()
+        if self.register is not None:
+            self.register.leave()
 
     async def stop(self, grace_s: float) -> None:
         self.acceptance.worker = None

@@ -5,7 +5,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any
 
 from msgspec import Struct
@@ -19,6 +19,7 @@ from ringpost.service.schedule import wall_ms
 from ringpost.store.hostclock import boot_id
 from ringpost.store.port import Note, Store
 
+_LEAVING_S = 60.0  # longer than stopping takes
 _SEEN_S = 3600.0  # a subscription unseen for a day alarms: to be seen each hour is enough
 
 
@@ -41,6 +42,7 @@ class Register:
         self._failure_queues = failure_queues
         self._tasks: set[asyncio.Task[None]] = set()
         self._door: Door | None = None
+        self._announcing: asyncio.Task[None] | None = None
         self._started_ms = wall_ms()
 
     async def write(self) -> None:
@@ -52,9 +54,16 @@ class Register:
 
     async def announce(self, door: Door, lease_s: float) -> None:
         """Say where the door of this process is, for as long as it lives: the note ends with its lease."""
-        self._door = door
         await self._announce(door, lease_s)
-        self._spawn(self._keep_announced(door, lease_s))
+        self._door = door
+        self._announcing = self._spawn(self._keep_announced(door, lease_s))
+
+    def leave(self) -> None:
+        """Say that the door is about to close: callers prefer others from now on."""
+        announcing, self._announcing = self._announcing, None
+        if announcing is not None and self._door is not None:
+            announcing.cancel()
+            self._spawn(self._say_stopping(self._door, announcing))
 
     async def withdraw(self) -> None:
         """Say that the door is closed: callers go elsewhere."""
@@ -67,10 +76,16 @@ class Register:
             with contextlib.suppress(RingpostError):  # its lease ends by itself
                 await self._store.note_drop(notes.instance(door.instance))
 
-    def _spawn(self, work: Any) -> None:
+    async def _say_stopping(self, door: Door, announcing: "asyncio.Task[None]") -> None:
+        await asyncio.wait((announcing,))  # it must not write after this
+        with contextlib.suppress(RingpostError):
+            await self._announce(door, _LEAVING_S, stopping=True)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _write_queues(self) -> None:
         known = {note.name: note.value for note in await self._store.notes(notes.QUEUE)}
@@ -126,7 +141,7 @@ class Register:
             with contextlib.suppress(RingpostError):
                 await self._announce(door, lease_s)
 
-    async def _announce(self, door: Door, lease_s: float) -> None:
+    async def _announce(self, door: Door, lease_s: float, *, stopping: bool = False) -> None:
         value = notes.Instance(
             url=door.url,
             boot_id=boot_id(),
@@ -134,7 +149,8 @@ class Register:
             pid=os.getpid(),
             started_ms=self._started_ms,
             operations=door.operations,
-            queues=door.queues,
+            queues=() if stopping else door.queues,
+            stopping=stopping,
         )
         await self._store.note_put(Note(notes.instance(door.instance), notes.encode(value), lease_s=lease_s))
 

@@ -20,7 +20,7 @@ demo: $(STAMP)   ## the main job, live in the terminal (ARGS=--once ends by itse
 	@$(BIN)/python examples/shop/demo.py $(ARGS)
 
 test: check      ## everything that must hold, as CI runs it
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: $(STAMP)  ## format, lint, types, imports: seconds
 	$(BIN)/ruff format --check .

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +26,11 @@ from ringpost.contract.vocabulary import Secret
 
 Item = TypeVar("Item")
 UserId = NewType("UserId", int)
+
+
+def shown(value: object) -> str:
+    """Name a test's parameter the same in every process."""
+    return re.sub(r" at 0x\w+", "", str(value))
 
 
 class Colour(Enum):
@@ -171,7 +177,7 @@ AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
         (WithModel, WithModel({"a": Model(email="ada", age=5)})),
         (Tree, Tree("a", [Tree("b")])),
     ],
-    ids=str,
+    ids=shown,
 )
 def test_there_and_back(form: Any, value: object) -> None:
     codec = Codec[Any](form)
@@ -236,7 +242,7 @@ def test_none_is_an_empty_body() -> None:
         (ModelDataclass, b'{"age":-1}', "/age", "greater than or equal"),
         (WithModel, b'{"by_name":{"x":{"email":"a"},"y":{"email":"a","age":"b"}}}', "/by_name/y/age", "valid integer"),
     ],
-    ids=str,
+    ids=shown,
 )
 def test_a_wrong_field_is_named(form: Any, body: bytes, place: str, said: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
@@ -352,7 +358,7 @@ def test_a_reply_still_to_be_awaited_is_named() -> None:
         (Model, Model.model_construct(email=5), "/email"),
         (WithModel, WithModel({"x": Model.model_construct(email="a", age="b")}), "/by_name/x/age"),
     ],
-    ids=str,
+    ids=shown,
 )
 def test_a_wrong_field_is_refused_before_it_is_sent(form: Any, value: object, place: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
@@ -388,7 +394,7 @@ def _function() -> None: ...
         (list[Untagged | AlsoUntagged], r"class Untagged\(Struct, tag=True\)|class Order\(Struct, tag=True\)"),
         (NewUser | Address, r"JSON doesn't tell these types apart.*class NewUser\(Struct, tag=True\)"),
     ],
-    ids=str,
+    ids=shown,
 )
 def test_what_is_no_type_of_json_is_refused_where_it_is_written(form: Any, said: str) -> None:
     with pytest.raises(UsageError, match=said):

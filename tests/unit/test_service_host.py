@@ -278,6 +278,22 @@ async def test_a_store_that_fails_is_answered_and_costs_no_slot(caplog: pytest.L
         assert (await host.call(request())).status == 200
 
 
+async def test_calls_are_served_while_the_store_hangs() -> None:
+    class Hanging(MemoryStore):
+        hangs = True
+
+        async def claim(self, *given: Any, **more: Any) -> Any:
+            while self.hangs:
+                await asyncio.sleep(0.01)
+            return await super().claim(*given, **more)
+
+    store = Hanging(Settings())
+    async with started(works(double), store=store) as host:
+        answers = await asyncio.gather(*(host.call(request()) for _ in range(50)))
+        assert [answer.status for answer in answers] == [200] * 50
+        store.hangs = False
+
+
 # --- life
 
 

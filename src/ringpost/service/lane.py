@@ -53,8 +53,10 @@ class Lane:
     # --- claiming
 
     def room(self, now_s: float) -> int:
-        """Say how many may be claimed now."""
-        return self.intake.allowance(self.slots.free, self.slots.messages, now_s)
+        """Say how many may be claimed now. Of a queue that gave nothing of late half of the slots at most: calls shall
+        have slots while a slow store looks for messages that aren't there."""
+        free = self.slots.free if self._warm else min(self.slots.free, (self.slots.total + 1) // 2)
+        return self.intake.allowance(free, self.slots.messages, now_s)
 
     def worth_a_look(self, now_s: float) -> bool:
         """Say whether a turn that is taken anyway should look here too: a busy process is sent no wake-ups."""

@@ -85,7 +85,7 @@ class Running:
         return self.process.pid
 
     def signal(self, number: signal.Signals) -> None:
-        self.ending = self.ending or number in (signal.SIGTERM, signal.SIGINT)
+        self.ending = self.ending or number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
         self.process.send_signal(number)
 
     async def kill(self) -> None:
@@ -241,9 +241,11 @@ async def asked(url: str, method: str, path: str, body: object = None, **headers
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     async with asyncio.timeout(GUARD_S):
         reader, writer = await asyncio.open_connection(host, int(port))
-        writer.write("\r\n".join([*lines, "", ""]).encode() + content)
-        data = await reader.read()
-        writer.close()
+        try:
+            writer.write("\r\n".join([*lines, "", ""]).encode() + content)
+            data = await reader.read()
+        finally:
+            writer.close()
         await writer.wait_closed()
     head, _, rest = data.partition(b"\r\n\r\n")
     first, *others = head.decode().split("\r\n")

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 from msgspec import Struct
-from scene import Running, Scene, a_scene
+from scene import Running, Scene, a_client, a_scene
+from town import Job, Town
 
+from ringpost import OperationFailed
+from ringpost.core import ids
 from ringpost.core.message import State
 
 LEASE_S = 2.0
@@ -41,7 +44,7 @@ async def judged(scene: Scene, most: int) -> Verdict:
     receipted = {line["receipt"] for line in diary.all(receipt=...)}
     effects = {line["effect"] for line in diary.all(effect=...)}
     known = {line["id"] for line in diary.all(receipt=...)}
-    left = {str_id(record.id) for record in await scene.rows(*LIVE, State.DEAD)}
+    left = {ids.text(record.id) for record in await scene.rows(*LIVE, State.DEAD)}
     kept = {line["receipt"] for line in diary.all(receipt=...) if line["id"] in left & known}
     fences: dict[str, list[int]] = {}
     for line in diary.all(began=...):
@@ -55,15 +58,9 @@ async def judged(scene: Scene, most: int) -> Verdict:
         lost=receipted - (effects | kept),
         unexpected={number for number in effects if not 0 <= number < most},
         sunk=[id for id, seen in fences.items() if any(a >= b for a, b in pairwise(seen))],
-        doubled={number for number, ids in noted.items() if len(ids) > 1},
+        doubled={number for number, seen in noted.items() if len(seen) > 1},
         unstaged=effects - noted.keys(),
     )
-
-
-def str_id(id: bytes) -> str:
-    from ringpost.core import ids
-
-    return ids.text(id)
 
 
 class Killing:
@@ -147,3 +144,22 @@ async def test_a_sender_that_acknowledges_before_the_commit_is_found_out(scene: 
     await killing.quiet()
     verdict = await judged(scene, killing.most)
     assert 0 in verdict.lost
+
+
+async def test_a_message_that_kills_its_worker_is_given_up_and_the_others_are_not(tmp_path: Path) -> None:
+    async with a_scene(tmp_path, 1.0) as scene, a_client(store=scene.url) as client:
+        await scene.start("town", 2)  # with a parent that starts others in their place
+        poison = await client.send(Town.work, Job(1, "die"))
+        good = await client.send_all(Town.work, [Job(number) for number in range(10, 60)])
+        for ticket in good:
+            await ticket.result(60)
+        with pytest.raises(OperationFailed) as caught:
+            await poison.result(60)
+        assert caught.value.cause == "worker_lost"
+        record = await scene.until_ended(poison.id)
+        assert (record.state, record.losses) == (State.DEAD, 5)
+        begun = [line["fence"] for line in scene.diary.all(began=1)]
+        assert len(begun) == 5
+        assert begun == sorted(set(begun))
+        assert (await scene.diary.until(id=poison.id, letter=...))["cause"] == "worker_lost"
+        assert {line["effect"] for line in scene.diary.all(effect=...)} == set(range(10, 60))

@@ -33,7 +33,12 @@ from ringpost import (
 )
 from ringpost.blocking import Context as BlockingContext
 from ringpost.core.message import Settlement
+from ringpost.http import site
+from ringpost.service import upkeep, worker
 from ringpost.service.heartbeat import Heartbeat
+from ringpost.service.pipeline import Pipeline
+from ringpost.service.upkeep import Upkeep
+from ringpost.store import sqlite_waiting
 from ringpost.store.port import Claimed
 from ringpost.store.sqlite import SqliteStore
 
@@ -75,6 +80,8 @@ class Town(Contract):
     noted = Operation(Done)
     ended = Operation(Outcome[Job, Done])
     keyed = Operation(Job, ordering_key=lambda job: job.key)
+    keyless = Operation(Job)
+    patient = Operation(Job)
     one_by_one = Operation(Job)
     ask = Operation(Job, Done, timeout=10)
     happened = Event(Done)
@@ -153,6 +160,8 @@ async def work(job: Job, ctx: Context) -> Done | Twice:
                 await _until_told(name)
             case ("block", _, name):
                 _block_until_told(name)
+            case ("die", _, _):
+                os._exit(9)
             case ("spin", _, _):
                 _spin(job.length_s)
             case ("sleep", _, _):
@@ -203,6 +212,20 @@ async def keyed(job: Job, ctx: Context) -> None:
     await asyncio.sleep(job.length_s)
     say(key=job.key, step="end", number=job.number, attempt=ctx.attempt)
     _fail(job, ctx.attempt)
+
+
+@town.implements(Town.keyless, concurrency=4, retry=quick)
+async def keyless(job: Job, ctx: Context) -> None:
+    await keyed(job, ctx)
+
+
+@town.implements(Town.patient)
+def patient(job: Job, ctx: BlockingContext) -> None:
+    """Work in a thread until cancelled."""
+    while True:
+        ctx.progress(0.5)
+        say(patient=job.number)
+        time.sleep(0.05)
 
 
 @town.implements(Town.one_by_one, concurrency=1)
@@ -306,8 +329,6 @@ class Unfenced(SqliteStore):
 
 
 def _with(store: type[SqliteStore]) -> None:
-    from ringpost.http import site
-
     site.store_for = lambda url, settings: store(url.removeprefix("sqlite:///"), settings)  # type: ignore[assignment]
 
 
@@ -325,9 +346,42 @@ def _without_fence() -> None:
     _run(town)
 
 
+def _stubborn() -> None:
+    """Nobody is told that cancelling was asked for."""
+    Pipeline.cancel = lambda self, ref, reason: True  # type: ignore[method-assign]
+    _run(town)
+
+
+def _abrupt() -> None:
+    """Stop without waiting for anything."""
+    site.Site.close = _leave  # type: ignore[method-assign]
+    _run(town)
+
+
+async def _leave(self: site.Site, grace_s: float) -> None:
+    os._exit(0)
+
+
 def _heartless() -> None:
     _without_heartbeat()
     _run(town)
+
+
+def _unpolled() -> None:
+    """Only the bell wakes: nothing looks by itself but at the start."""
+    sqlite_waiting.POLL_S = worker._POLL_S = 3600.0
+    upkeep._PERIOD_S_MAX = 3600.0
+    Upkeep.step = _one_look  # type: ignore[method-assign]
+    _run(town)
+
+
+async def _one_look(self: Upkeep) -> float:
+    return 3600.0
+
+
+def _deaf() -> None:
+    sqlite_waiting.Waiting._heard = lambda self: None  # type: ignore[method-assign]
+    _unpolled()
 
 
 ROLES: dict[str, Callable[[], None]] = {
@@ -336,6 +390,10 @@ ROLES: dict[str, Callable[[], None]] = {
     "clock": lambda: _run(clock),
     "unfenced": _without_fence,
     "heartless": _heartless,
+    "stubborn": _stubborn,
+    "abrupt": _abrupt,
+    "unpolled": _unpolled,
+    "deaf": _deaf,
     "sender": lambda: asyncio.run(_sending(int(sys.argv[2]), _send)),
     "hasty": lambda: asyncio.run(_sending(int(sys.argv[2]), _send_hastily)),
 }

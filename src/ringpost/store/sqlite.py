@@ -410,5 +410,6 @@ def _check(message: Message) -> None:
             f"a message holds at most {BODY_MAX} bytes of body and {HEADERS_MAX} of headers, not {len(message.body)}"
             f" and {len(message.headers)}; keep the data elsewhere and send where it is"
         )
-    if len(message.id) != 16 or any(key is not None and len(key) != 16 for key in (message.line, message.dedup)):
+    line, dedup = message.line, message.dedup
+    if len(message.id) != 16 or (line is not None and len(line) != 16) or (dedup is not None and len(dedup) != 16):
         raise UsageError("ids, lines and dedup keys are 16 bytes")

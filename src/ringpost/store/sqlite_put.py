@@ -261,18 +261,22 @@ class _Batch:
         packs: list[Pack] = []
         current: dict[Shape, Pack] = {}
         fence = turn.next_fence() if self._reserving else turn.fence
+        pack: Pack | None = None
+        terms: tuple[object, ...] = ()
         for at in self._open():
             row = self._rows[at]
-            queue = self._queues[row.queue]
-            shape = _shape(turn, row, queue.no, fence)
-            pack = current.get(shape)
-            if pack is None or pack.full:
-                if lines:
-                    current.clear()
-                pack = current[shape] = Pack(shape, queue.seed)
-                packs.append(pack)
+            before, terms = terms, _terms(row)
+            if pack is None or terms != before or pack.full:  # mostly they are all alike: compare before making a shape
+                queue = self._queues[row.queue]
+                shape = _shape(turn, row, queue.no, fence)
+                pack = current.get(shape)
+                if pack is None or pack.full:
+                    if lines:
+                        current.clear()
+                    pack = current[shape] = Pack(shape, queue.seed)
+                    packs.append(pack)
             first = False
-            if row.line is not None and shape.state is not State.SCHEDULED:
+            if row.line is not None and pack.shape.state is not State.SCHEDULED:
                 first = row.line not in occupied
                 occupied.add(row.line)
             pack.add(at, row, first)
@@ -327,6 +331,23 @@ class _Batch:
             there = known[row.id]
             if answer.delivery is None and there.seq > before:
                 answer.delivery = _born(self._turn, row, there)
+
+
+def _terms(row: Message) -> tuple[object, ...]:
+    """Give all of a message that its shape is made of."""
+    return (
+        row.queue,
+        row.kind,
+        row.priority,
+        row.delay_s,
+        row.due_ms,
+        row.ttl_s,
+        row.keep_s,
+        row.caller,
+        row.reserve,
+        row.line is None,
+        row.dedup is None,
+    )
 
 
 def _shape(turn: Turn, row: Message, queue: int, fence: int) -> Shape:

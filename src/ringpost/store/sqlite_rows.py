@@ -141,28 +141,28 @@ class Pack:
         return len(self.rows) == PACK_ROWS or self._at >= PACK_BYTES
 
     def add(self, position: int, message: Message, first: bool) -> None:
-        id, headers, body, shape = message.id, message.headers, message.body, self.shape
+        id, headers, body, shape, rows = message.id, message.headers, message.body, self.shape, self.rows
         headers_bytes, body_bytes = len(headers), len(body)
-        crc = crc32(body, crc32(headers, crc32(id, self._seed)))
-        parts = self._parts
         size = _HEAD + headers_bytes + body_bytes
-        parts += (id, crc.to_bytes(4, "little"))
-        if shape.lined:
-            parts += (message.line or b"", b"\1" if first else b"\0")
-            size += _LINE
-            self.firsts += first
-        if shape.keyed:
-            parts += (message.dedup or b"", message.digest or bytes(16))
-            size += _KEYS
+        after_id = crc32(id + headers + body, self._seed).to_bytes(4, "little")
+        if shape.lined or shape.keyed:
+            keys = b""
+            if shape.lined:
+                keys = (message.line or b"") + (b"\1" if first else b"\0")
+                self.firsts += first
+            if shape.keyed:
+                keys += (message.dedup or b"") + (message.digest or bytes(16))
+            size += len(keys)
+            after_id += keys
         padding = -size % (1 << ALIGN_BITS)
-        parts += (headers, body, _PADDING[:padding])
+        self._parts += (id, after_id, headers, body, _PADDING[:padding])
         self._numbers.append(
-            ((len(self.rows) << OFFSET_BITS | self._at >> ALIGN_BITS) << HEADERS_BITS | headers_bytes) << BODY_BITS
+            ((len(rows) << OFFSET_BITS | self._at >> ALIGN_BITS) << HEADERS_BITS | headers_bytes) << BODY_BITS
             | body_bytes
         )
         self._at += size + padding
         self.bytes += headers_bytes + body_bytes
-        self.rows.append(position)
+        rows.append(position)
 
     def insert(self, db: Db, now_ms: int) -> int:
         """Insert all, in two steps; gives how many were new. Unless all were, their payloads are still to be put."""

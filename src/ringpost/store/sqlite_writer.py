@@ -66,7 +66,7 @@ class Ask(Struct, eq=False):
     @property
     def rows(self) -> int:
         wanted = sum(self.want.queues.values()) if self.want is not None else 0
-        staged = sum(len(one.staged) for one in self.settlements)
+        staged = sum([len(one.staged) for one in self.settlements])
         return len(self.settlements) + staged + len(self.messages) + wanted
 
 

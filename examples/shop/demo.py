@@ -276,7 +276,7 @@ def query(shop: Shop, sql: str, *arguments: object) -> int | None:
 async def until(true: Callable[[], T], timeout_s: float = 30) -> T:
     """Wait until something is so, and give it; the last word after the time, whatever it is."""
     end = time.monotonic() + timeout_s
-    while not (value := await asyncio.to_thread(true)) and time.monotonic() < end:
+    while not (value := await asyncio.to_thread(true)) and time.monotonic() < end:  # noqa: ASYNC110 (another process)
         await asyncio.sleep(0.01)
     return value
 
@@ -292,11 +292,13 @@ async def story(shop: Shop, boxes: Mailboxes) -> None:
 
 HELP = """
 The shop stays open. Try, in another terminal:
+  # an answer; the same again: 409, a declared Problem
   curl -i {accounts}/accounts/register -d '{{"email": "grace@example.com", "name": "Grace"}}'
-  curl -i {accounts}/accounts/register -d '{{"email": "grace@example.com", "name": "Grace"}}'   # 409, a declared Problem
-  curl -i {accounts}/accounts/register -d '{{"email": 5}}'                                      # 400, names the field
-  curl -i {pricing}/pricing/quote -H 'Prefer: respond-async' -d '{{"sku": "teapot"}}'           # 202 and where to look
-  curl -i {pricing}/pricing/quote -H 'Prefer: respond-async, wait=5' -d '{{"sku": "teapot"}}'   # 200, the answer was ready
+  # 400, and which field
+  curl -i {accounts}/accounts/register -d '{{"email": 5}}'
+  # 202 at once, and where to look; with wait=5 the answer, as it is there in time
+  curl -i {pricing}/pricing/quote -H 'Prefer: respond-async' -d '{{"sku": "teapot"}}'
+  curl -i {pricing}/pricing/quote -H 'Prefer: respond-async, wait=5' -d '{{"sku": "teapot"}}'
   {ringpost} queues --store {store}
   ls {mailboxes}
 Ctrl-C ends it.

@@ -1,8 +1,8 @@
 """What the documentation shows is run: its Python files are written, its commands typed, its answers compared.
 
 A python block that begins with `# name.py` is a file of the page's project. A console block is typed line by line: `$`
-is the prompt, what follows is the answer that is expected, `…` stands for anything. A command that ends in `&` goes on in
-the background until the page ends.
+is the prompt, what follows is the answer that is expected, `…` stands for anything. A command that ends in `&` goes on
+in the background until the page ends.
 """
 
 import os

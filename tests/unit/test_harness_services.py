@@ -1,6 +1,7 @@
 """The harness: services called and sent to under virtual time, and what it shows of them."""
 
 import asyncio
+import itertools
 import time
 from dataclasses import dataclass
 from datetime import timedelta
@@ -267,7 +268,7 @@ async def test_schedules_tick_in_virtual_time() -> None:
         await harness.advance(timedelta(hours=5))
     hours = [tick.due_at for tick in ticks]
     assert len(hours) == 5
-    assert {later - earlier for earlier, later in zip(hours, hours[1:], strict=False)} == {timedelta(hours=1)}
+    assert {later - earlier for earlier, later in itertools.pairwise(hours)} == {timedelta(hours=1)}
 
 
 async def test_order_is_kept_with_an_ordering_key(box: Mailbox) -> None:

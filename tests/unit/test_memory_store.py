@@ -154,6 +154,6 @@ def test_what_is_to_come_says_so(url: str) -> None:
     ["", "ringpost.db", "/var/a.db", "sqlite:a.db", "sqlite://a.db", "sqlite:///", "memory:a", "mysql://u:secret@h"],
 )
 def test_anything_else_names_no_store(url: str) -> None:
-    with pytest.raises(StoreError, match="names no (store|file)") as raised:
+    with pytest.raises(StoreError, match=r"names no (store|file)") as raised:
         store_for(url, Settings())
     assert "secret" not in str(raised.value)

@@ -283,7 +283,7 @@ async def test_calls_are_served_while_the_store_hangs() -> None:
         well = asyncio.Event()
 
         async def claim(self, *given: Any, **more: Any) -> Any:
-            await self.well.wait()  # noqa: ASYNC110 (the loop is to be kept turning)
+            await self.well.wait()
             return await super().claim(*given, **more)
 
     store = Hanging(Settings())

@@ -1,5 +1,5 @@
-"""Ends that the store itself makes: expired, cancelled, damaged, lost. Of these and of every death it tells the others in
-the same commit."""
+"""Ends that the store itself makes: expired, cancelled, damaged, lost. Of these, and of every death, it tells the
+others in the same commit."""
 
 from collections.abc import Sequence
 from typing import Any

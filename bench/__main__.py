@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from bench import machine, report
@@ -37,11 +38,13 @@ def main() -> int:
     described = machine.describe(folder)
     print(report.head(described, command), flush=True)
     session = Session(folder, reps=asked.reps or (1 if asked.quick else 3), quick=asked.quick)
+    others = machine.Others()
     found: list[Row] = []
     failed = False
     for name in asked.names or CASES:
         try:
-            for row in CASES[name](session):
+            for measured in CASES[name](session):
+                row = replace(measured, others=others.share())
                 found.append(row)
                 print("\n" + report.text(row), flush=True)
         except Exception as error:  # noqa: BLE001 (the border: one case that fails must not take the others along)

@@ -72,6 +72,7 @@ class Row:
     raw: Beside | None = None
     peers: Sequence[Beside] = field(default_factory=tuple)
     note: str = ""
+    others: float = 0.0  # the share of the machine that other programs used meanwhile
 
     @property
     def reached(self) -> bool | None:

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import shutil
 import statistics
 import tempfile
 import time
@@ -38,8 +37,26 @@ def sync_ms(folder: Path) -> float:
     return statistics.median(taken) * 1000
 
 
-def free_bytes(folder: Path) -> int:
-    return shutil.disk_usage(folder).free
+class Others:
+    """How much of the machine everybody else used since this was made, or last asked."""
+
+    def __init__(self) -> None:
+        self._before = _used_s()
+
+    def share(self) -> float:
+        """Give it as a share of all cores, 0 to 1."""
+        before, self._before = self._before, _used_s()
+        at_s, busy_s, own_s = (now - then for now, then in zip(self._before, before, strict=True))
+        return max(0.0, busy_s - own_s) / at_s / (os.cpu_count() or 1)
+
+
+def _used_s() -> tuple[float, float, float]:
+    """Give the time, the CPU time that all cores were busy, and that of this process and its ended children."""
+    fields = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:9]
+    user, nice, system, _, _, irq, soft, steal = (int(field) / os.sysconf("SC_CLK_TCK") for field in fields)
+    own = os.times()
+    own_s = own.user + own.system + own.children_user + own.children_system
+    return time.monotonic(), user + nice + system + irq + soft + steal, own_s
 
 
 def _processor() -> str:

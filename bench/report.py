@@ -8,6 +8,7 @@ from typing import Any
 
 from bench.figures import Beside, Figure, Row, number, ratio
 
+QUIET = 0.05  # of the machine, used by others: beyond it rates say little
 _WORDS = {True: "reached", False: "MISSED", None: ""}
 
 
@@ -25,6 +26,8 @@ def text(row: Row) -> str:
             f"  {figure.label:<14} {value:>14}  {figure.spread():<16} {target:<20} {_WORDS[figure.reached]}".rstrip()
         )
     lines.extend(f"    · {line}" for line in _besides(row))
+    if row.others > QUIET:
+        lines.append(f"    ! other programs used {row.others:.0%} of the machine meanwhile: rates are too low")
     if row.note:
         lines.append(f"    ({row.note})")
     return "\n".join(lines)
@@ -78,6 +81,7 @@ def document(machine: Mapping[str, str], command: str, rows: Sequence[Row]) -> d
                 "limit": None if row.raw is None else _both(row.raw, row),
                 "peers": [_both(peer, row) for peer in row.peers],
                 "note": row.note,
+                "others": row.others,
             }
             for row in rows
         ],

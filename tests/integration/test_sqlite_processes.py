@@ -8,10 +8,13 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from ringpost.core import ids
 from ringpost.core.message import Message, Settlement, State
 from ringpost.settings import Settings
 from ringpost.store.sqlite import SqliteStore
+from ringpost.store.sqlite_turn import Turn
 from ringpost.store.wakeup import Bell, tone
 
 SETTINGS = Settings(lease_s=1.0)
@@ -246,6 +249,41 @@ def test_who_is_gone_is_rung_no_more(tmp_path: Path) -> None:
     one.close()
     three.close()
     two.close()
+
+
+def test_a_bell_says_what_somebody_was_woken_for(tmp_path: Path) -> None:
+    one, two = Bell(tmp_path / "a.db"), Bell(tmp_path / "a.db")
+    two.wait_for([tone("a")], watching=False)
+    assert one.ring([tone("a"), tone("b")], []) == [tone("a")]
+    assert one.ring([tone("a"), tone("b")], []) == []
+    one.close()
+    two.close()
+
+
+async def test_who_is_idle_is_woken_once_and_before_the_commit_who_becomes_so_meanwhile_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, other = await opened(tmp_path / "a.db", create=True), Bell(tmp_path / "a.db")
+    before: list[list[int]] = []
+    waking = store._writer._committing_hook
+
+    def look(turn: Turn) -> None:
+        waking(turn)
+        before.extend(ring.queues for ring in other.heard())
+        if not before:
+            other.wait_for([tone(QUEUE)], watching=False)
+
+    monkeypatch.setattr(store._writer, "_committing_hook", look)
+    other.wait_for([tone(QUEUE)], watching=False)
+    await store.put([new_message()])
+    assert before == [[tone(QUEUE)]]
+    assert other.heard() == []
+    before.clear()
+    await store.put([new_message()])  # it counts as busy, and is idle again just before the commit
+    assert before == []
+    assert [ring.queues for ring in other.heard()] == [[tone(QUEUE)]]
+    other.close()
+    await store.close()
 
 
 def test_the_folder_of_a_bell_may_be_deep(tmp_path: Path) -> None:

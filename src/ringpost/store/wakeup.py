@@ -1,7 +1,8 @@
 """Wake-ups between the processes of one store: a datagram socket each, and a small shared table of who is idle.
 
 `FILE.wake/table` holds a byte of flags a process and a bitmap of the queues that it waits for. Whoever commits looks
-into it and sends one datagram to one idle process a queue. All of it is a hint: a lost one costs a second of latency.
+into it and sends one datagram to one idle process a queue, before the disk syncs: waking takes as long as that does.
+All of it is a hint: a lost one costs a second of latency.
 """
 
 import errno

@@ -16,7 +16,7 @@ from ringpost.core.message import Delivery, Message, Reservation, Settlement, St
 from ringpost.service.slots import Slots
 from ringpost.service.worker import Worker
 from ringpost.store.memory import MemoryStore
-from ringpost.store.port import Cancel, Filter, Note, Renewed
+from ringpost.store.port import Cancel, Filter, Note, Renewed, Woken
 
 Handling = Callable[[Delivery], Awaitable[None]]
 _ids = itertools.count(1)
@@ -317,6 +317,24 @@ async def test_a_message_that_runs_long_is_cancelled_when_somebody_asks() -> Non
         await pipeline.until(lambda: len(pipeline.handled) == 1)
     assert await store.state(first) is State.CANCELLED
     assert await store.state(second) is State.SUCCEEDED
+
+
+async def test_who_asks_before_anybody_listens_is_heard_all_the_same() -> None:
+    class Mute(Spied):
+        async def wait(self, queues: Any, ids: Any, timeout_s: float) -> Woken:
+            return await super().wait(queues, frozenset(), timeout_s)
+
+    store, pipeline = Mute(), StandIn(forever)
+    first, second = message(), message()
+    await store.put([first])
+    async with working(store, pipeline, lease_s=600.0):  # no renewal tells of it
+        await pipeline.until(lambda: pipeline.running == 1)
+        await asyncio.sleep(1.2)  # it runs long, and is listened for
+        await store.put([second])
+        await pipeline.until(lambda: pipeline.running == 2)
+        await store.change([Cancel(first.id), Cancel(second.id)])
+        await pipeline.until(lambda: pipeline.running == 0)
+    assert pipeline.reasons == ["user", "user"]
 
 
 async def test_a_lease_that_cannot_be_renewed_ends_its_handler_before_it_ends_itself() -> None:

@@ -391,14 +391,15 @@ class Worker:
             self._listener.listen(wanted, self._leases.long_running(), _POLL_S * random.uniform(0.75, 1.0))
 
     def _look_around(self) -> None:
-        """Once a second: go on where a timer came too early, and listen for messages that run long, as somebody may
-        want them ended."""
+        """Once a second: go on where a timer came too early, and see to messages that run long, as somebody may want
+        them ended: listen for them, and look, as who asked before that isn't heard."""
         self._kick()
         ids = self._leases.long_running()
-        fresh = ids - self._listener.ids
-        if fresh and not self._stopping:
+        if self._stopping or not ids:
+            return
+        if ids - self._listener.ids:
             self._listener.listen(self._listener.queues, ids, _POLL_S * random.uniform(0.75, 1.0))
-            self._spawn(self._leases.look_at(fresh))  # who asked before this was listened for
+        self._spawn(self._leases.look_at(ids))
 
     def _audible(self) -> frozenset[str]:
         """Give the queues to listen to: with room, and without a reason to claim from them anyway."""

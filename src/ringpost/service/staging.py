@@ -25,7 +25,7 @@ from ringpost.settings import Settings
 
 VERBS_MAX = 1000
 STAGED_BYTES_MAX = 16 << 20
-_HASH_BYTES = 8
+_HASH = blake2b(digest_size=8, person=b"staged")
 _HASH_MASK = (1 << 61) - 1  # room to count on from it
 _encode = Encoder().encode
 
@@ -115,8 +115,9 @@ class Staging:
     ) -> None:
         self._settings = settings
         self._usual = usual
-        hashed = int.from_bytes(blake2b(seed, digest_size=_HASH_BYTES, person=b"staged").digest(), "big")
-        self._first = hashed & _HASH_MASK
+        hashed = _HASH.copy()  # copying costs half of making one
+        hashed.update(seed)
+        self._first = int.from_bytes(hashed.digest(), "big") & _HASH_MASK
         self._seed = seed
         self._seed_ms = seed_ms
         self._bytes = 0

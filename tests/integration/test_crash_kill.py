@@ -1,6 +1,8 @@
 """Kill -9 of sender, receiver and both at random moments: nothing acknowledged is lost, nothing gets stuck."""
 
 import asyncio
+import json
+import os
 import random
 from collections.abc import AsyncIterator
 from itertools import pairwise
@@ -131,6 +133,26 @@ async def test_nothing_acknowledged_is_lost_whoever_is_killed_whenever(scene: Sc
     assert looks * _LOOK_S <= 2 * LEASE_S, f"something was stuck for {looks * _LOOK_S:g} s; seed {seed}"
     taken_over = [line for line in scene.diary.all(began=...) if line["attempt"] == 1]
     assert len(taken_over) > len({line["id"] for line in taken_over}), "no kill ever hit a running handler"
+
+
+async def test_the_judge_sees_what_is_wrong(scene: Scene) -> None:
+    """Every kind of fault, once, in a history made up."""
+    for line in (
+        {"receipt": 1, "id": "a"},
+        {"receipt": 2, "id": "b"},
+        {"began": 2, "id": "b", "fence": 8},
+        {"began": 2, "id": "b", "fence": 8},
+        {"effect": 2, "id": "b"},
+        {"noted": 2, "id": "c"},
+        {"noted": 2, "id": "d"},
+        {"effect": 3, "id": "e"},
+        {"effect": 100, "id": "f"},
+    ):
+        os.write(scene.diary.write_end, json.dumps(line).encode() + b"\n")
+    await scene.diary.until(effect=100)
+    verdict = await judged(scene, 100)
+    assert (verdict.lost, verdict.unexpected, verdict.sunk) == ({1}, {100}, ["b"])
+    assert (verdict.doubled, verdict.unstaged) == ({2}, {3, 100})
 
 
 async def test_a_sender_that_acknowledges_before_the_commit_is_found_out(scene: Scene) -> None:

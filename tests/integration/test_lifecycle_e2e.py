@@ -60,6 +60,28 @@ async def test_a_waiting_message_is_cancelled_at_once_and_a_running_one_is_ended
     assert diary.all(noted=...) == []
 
 
+async def test_cancelling_is_heard_while_others_come_and_go(far_beats: Scene) -> None:
+    scene, diary = far_beats, far_beats.diary
+    _, url = await scene.serve("town")
+    over = asyncio.Event()
+
+    async def busy(client: Client) -> None:
+        while not over.is_set():
+            await (await client.send(Town.noted, Done(0))).result(30)
+
+    async with a_client(store=scene.url) as at_store, a_client(town=url) as at_door:
+        traffic = asyncio.ensure_future(busy(at_store))
+        tickets = [await at_door.send(Town.work, Job(number, "wait:never")) for number in range(1, 9)]
+        for number, ticket in enumerate(tickets, 1):
+            await diary.until(began=number)
+            await asyncio.sleep(0.05 * number)  # soon after it began, or later
+            assert await ticket.cancel() == "requested"
+        for number in range(1, 9):
+            assert (await diary.until(cancelled=number))["why"] == "user"
+        over.set()
+        await traffic
+
+
 async def test_without_a_word_to_the_handler_it_would_run_on(far_beats: Scene) -> None:
     await far_beats.start("stubborn")
     async with a_client(store=far_beats.url) as client:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 SYNCS = 200
+LOOP = 1_000_000
 
 
 def describe(folder: Path) -> dict[str, str]:
@@ -19,8 +20,20 @@ def describe(folder: Path) -> dict[str, str]:
         "system": f"{platform.system()} {platform.release()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "disk": f"{_file_system(folder)}, {sync_ms(folder):.2f} ms a sync of 4 KiB (median of {SYNCS})",
+        "speed": f"{loop_ms():.0f} ms for a loop of {LOOP:,} steps (shared cores differ by half)",
         "load": f"{os.getloadavg()[0]:.2f} at the beginning",
     }
+
+
+def loop_ms() -> float:
+    """Measure how fast this core is for Python just now, the median of five."""
+    taken: list[float] = []
+    for _ in range(5):
+        began, total = time.process_time(), 0
+        for number in range(LOOP):
+            total += number & 7
+        taken.append(time.process_time() - began)
+    return statistics.median(taken) * 1000
 
 
 def sync_ms(folder: Path) -> float:

@@ -99,6 +99,9 @@ def _apply(turn: Turn, settlements: Sequence[Settlement]) -> None:
     for way, rows in ways.items():
         _settle_way(turn, way, rows)
     _after(turn, settlements)
+    for way, rows in ways.items():
+        if way.to is State.DEAD and not way.removed:
+            sqlite_end.tell_deaths(turn, [one.delivery.ref for one in rows], way.cause)
 
 
 _ANSWERED = (State.SUCCEEDED, State.FAILED)
@@ -179,9 +182,6 @@ def _after(turn: Turn, settlements: Sequence[Settlement]) -> None:
             for delivery, failure in failed
         ]
         turn.db.execute(_FAILURE, (msgspec.json.encode(details).decode(),))
-    dead = [one for one in settlements if one.to is State.DEAD and not one.remove]
-    for cause in {one.cause for one in dead}:
-        sqlite_end.tell_deaths(turn, [one.delivery.ref for one in dead if one.cause is cause], cause)
     if turn.progressed:
         over = turn.progressed.intersection([one.delivery.ref for one in settlements if one.to.terminal or one.remove])
         if over:

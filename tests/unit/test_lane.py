@@ -21,24 +21,22 @@ def claim(lane: Lane, got: int, *, now_s: float = 1.0) -> None:
     lane.returned(asked, got, now_s)
 
 
-def test_reserved_slots_are_taken_and_given_back() -> None:
-    one = lane()
+def test_what_was_asked_for_is_claimed_no_second_time() -> None:
+    one = lane(4)
     one.reserve(4, 1.0)
-    assert one.slots.used == 4
-    one.returned(4, 1, 1.0)
+    assert one.room(1.0) == 0
+    assert one.returned(4, 1, 1.0) == 0
     assert one.slots.used == 1
     assert one.slots.messages == 1
 
 
-def test_a_look_into_a_quiet_queue_leaves_slots_to_calls() -> None:
-    one = lane(8)
-    assert one.room(1.0) == 4
-    claim(one, 4)
-    assert one.room(1.0) == 4  # all that are free, as it is busy
-    one.reserve(4, 1.0)
-    one.returned(4, 0, 1.0)
-    assert one.room(1.0) == 4
-    assert lane(1).room(1.0) == 1
+def test_what_calls_took_meanwhile_is_told_and_asked_for_again() -> None:
+    one = lane(2)
+    one.reserve(2, 1.0)
+    assert one.slots.take()
+    assert one.returned(2, 2, 1.0) == 1
+    assert one.hungry
+    assert one.room(1.0) == 0
 
 
 def test_it_stays_hungry_after_a_full_claim() -> None:
@@ -119,6 +117,7 @@ def settled(to: State = State.SUCCEEDED, **fields: Any) -> Settlement:
 
 def fail(one: Lane, count: int, feeds: Any = "downstream", now_s: float = 10.0) -> bool:
     one.reserve(count, now_s)
+    one.returned(count, count, now_s)
     for _ in range(count):
         one.ended(settled(State.SCHEDULED, feeds=feeds))
     return one.look_at_outcomes(now_s)
@@ -126,7 +125,7 @@ def fail(one: Lane, count: int, feeds: Any = "downstream", now_s: float = 10.0) 
 
 def test_an_outage_leaves_one_message_at_a_time_and_charges_none() -> None:
     one = lane(128)
-    assert one.room(10.0) == 64
+    assert one.room(10.0) == 128
     assert fail(one, 20)
     assert not one.intake.charging
     assert one.room(10.0) == 0
@@ -142,13 +141,14 @@ def test_probes_that_go_well_end_the_outage() -> None:
     fail(one, 20)
     for _ in range(5):
         one.reserve(1, 20.0)
+        one.returned(1, 1, 20.0)
         one.ended(settled())
         one.look_at_outcomes(20.0)
     assert one.intake.charging
-    assert one.room(20.0) == 64
+    assert one.room(20.0) == 128
 
 
 def test_what_a_handler_asked_for_is_no_failure() -> None:
     one = lane(128)
     assert not fail(one, 40, feeds="")
-    assert one.room(10.0) == 64
+    assert one.room(10.0) == 128

@@ -204,7 +204,7 @@ async def test_a_slot_is_free_once_the_handler_has_ended_though_not_yet_settled(
     claim = store.claim
 
     async def watched(want: Any, *rest: Any, **options: Any) -> Any:
-        free_at_claim.append(slots.total - slots.used + sum(want.values()))
+        free_at_claim.append(slots.total - slots.used)
         return await claim(want, *rest, **options)
 
     store.claim = watched  # type: ignore[method-assign]
@@ -493,3 +493,24 @@ async def test_a_draining_worker_runs_what_it_has_and_takes_no_wake_up_from_othe
         assert await store.state(left) is State.READY
         assert pipeline.running == 1
         assert not worker._listener.queues
+
+
+async def test_what_calls_have_taken_the_slots_of_meanwhile_is_given_back_at_no_cost() -> None:
+    store, pipeline = Spied(), StandIn()
+    slots = pipeline.slots(handler(concurrency=1))
+    claim, released = store.claim, asyncio.Event()
+
+    async def beside_a_call(want: Any, holder: int, lease_s: float, settlements: Any = (), **options: Any) -> Any:
+        if want and not released.is_set():
+            assert slots.take()
+        if any(settlement.to is State.READY and not settlement.charge for settlement in settlements):
+            released.set()
+            slots.give()
+        return await claim(want, holder, lease_s, settlements, **options)
+
+    store.claim = beside_a_call  # type: ignore[method-assign]
+    await store.put([message()])
+    async with working(store, pipeline, handler(concurrency=1)):
+        await pipeline.until(lambda: len(pipeline.handled) == 1)
+    assert released.is_set()
+    assert [delivery.attempt for delivery in pipeline.handled] == [1]

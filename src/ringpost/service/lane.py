@@ -53,24 +53,23 @@ class Lane:
     # --- claiming
 
     def room(self, now_s: float) -> int:
-        """Say how many may be claimed now. Of a queue that gave nothing of late half of the slots at most: calls shall
-        have slots while a slow store looks for messages that aren't there."""
-        free = self.slots.free if self._warm else min(self.slots.free, (self.slots.total + 1) // 2)
-        return self.intake.allowance(free, self.slots.messages, now_s)
+        """Say how many may be claimed now."""
+        return self.intake.allowance(self.slots.free, self.slots.messages + self.slots.asked, now_s)
 
     def worth_a_look(self, now_s: float) -> bool:
         """Say whether a turn that is taken anyway should look here too: a busy process is sent no wake-ups."""
         return self._warm or now_s - self.looked_s > _STALE_S
 
     def reserve(self, count: int, now_s: float) -> None:
-        """Take slots for a claim that is about to be made."""
+        """Take note of a claim that is about to be made."""
         self.slots.ask(count)
         self.looked_s = now_s
         self._woken = False
 
-    def returned(self, asked: int, got: int, now_s: float) -> None:
-        """Take note of a claim's result. If it left nothing it is quiet here until a wake-up."""
-        self.slots.unneeded(asked - got)
+    def returned(self, asked: int, got: int, now_s: float) -> int:
+        """Take note of a claim's result, and say for how many messages there is no slot. If the claim left nothing it
+        is quiet here until a wake-up."""
+        excess = self.slots.claimed(asked, got)
         self._warm = got > 0
         if got:
             self.claimed_s = now_s
@@ -79,11 +78,12 @@ class Lane:
         elif self._woken_s:
             self._empty_handed(now_s)
         self._woken_s = 0.0
-        self.hungry = got == asked or self._woken
+        self.hungry = got == asked or excess > 0 or self._woken
+        return excess
 
     def failed_claim(self, asked: int) -> None:
         """Take note that a claim failed: it is as before it was made."""
-        self.slots.unneeded(asked)
+        self.slots.claimed(asked, 0)
         self.hungry = True
 
     # --- outcomes

@@ -183,7 +183,7 @@ class Pipeline:
             slots.give()
 
     async def _slot_soon(self, slots: Slots, call: Call) -> bool:
-        """Wait a moment for a slot that a message has or a claim has asked for, not longer than the call may take."""
+        """Wait a moment for a slot that a message has, not longer than the call may take."""
         try:
             async with asyncio.timeout_at(min(call.deadline_s, self._time() + _SOON_S)):
                 return await slots.take_soon()

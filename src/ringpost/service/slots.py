@@ -1,8 +1,9 @@
 """How much of an operation one process does at a time: integers, counted by calls and messages together.
 
 A semaphore costs 0.7 µs a message. A call that finds all slots taken by calls is refused at once; a worker claims at
-most as many messages as are free. Where messages have the slots, one of which ends soon while a queue is drained, or a
-claim under way asked for more than it will get, a call waits a moment: it goes before the next claim.
+most as many messages as are free. What a claim under way has asked for is still free to calls: a store that is slow
+must not keep them waiting. Where a claim then gives more than there is room for, the rest is released. Where messages
+have the slots, one of which ends soon while a queue is drained, a call waits a moment: it goes before the next claim.
 """
 
 import asyncio
@@ -16,21 +17,22 @@ class Slots:
     A slot is `lost` while a `def` handler that was given up still holds its thread; it comes back when that ends.
     """
 
-    __slots__ = ("_waiting", "freed", "lost", "messages", "name", "total", "used")
+    __slots__ = ("_waiting", "asked", "freed", "lost", "messages", "name", "total", "used")
 
     def __init__(self, total: int, name: str = "") -> None:
         self.total = total
         self.name = name
         self.used = 0
-        self.messages = 0  # of the used ones: messages have them, or a claim has asked for them
+        self.messages = 0  # of the used ones: messages have them
+        self.asked = 0  # a claim under way may bring so many more
         self.lost = 0
         self._waiting: deque[asyncio.Future[bool]] = deque()
         self.freed: Callable[[], None] | None = None  # called when a slot becomes free again in a full set
 
     @property
     def free(self) -> int:
-        """How many more may start now."""
-        return self.total - self.used
+        """How many messages more may be claimed now."""
+        return self.total - self.used - self.asked
 
     def take(self) -> bool:
         """Take a slot if one is free."""
@@ -55,14 +57,16 @@ class Slots:
             raise
 
     def ask(self, count: int) -> None:
-        """Take slots ahead, for a claim that is about to be made."""
-        self.used += count
-        self.messages += count
+        """Take note of how many messages a claim that is about to be made asks for."""
+        self.asked += count
 
-    def unneeded(self, count: int) -> None:
-        """Give back what a claim had asked for and didn't get."""
-        self.messages -= count
-        self.give_back(count)
+    def claimed(self, asked: int, got: int) -> int:
+        """Take slots for the messages that a claim gave; says for how many there is none, as calls came before."""
+        self.asked -= asked
+        begun = min(got, max(self.total - self.used, 0))
+        self.used += begun
+        self.messages += begun
+        return got - begun
 
     def begun(self) -> None:
         """Take note that a slot which was taken is a message's."""
@@ -90,16 +94,6 @@ class Slots:
         self.used -= 1
         if self.freed is not None and self.used == self.total - 1:
             self.freed()
-
-    def give_back(self, count: int) -> None:
-        """Give back slots that were taken ahead and not needed."""
-        while count and self._waiting and self._handed_over():
-            count -= 1
-        if count:
-            was_full = self.used >= self.total
-            self.used -= count
-            if was_full and self.used < self.total and self.freed is not None:
-                self.freed()
 
     def lose(self) -> None:
         """Count a slot as lost, beside the one that its handling gives back."""

@@ -244,7 +244,7 @@ class Worker:
         return True
 
     def _reserve(self, now_s: float, settling: bool) -> dict[str, int]:
-        """Take slots for what is to be claimed: at most as many as are free, and not if too much is unsettled."""
+        """Say what is to be claimed: at most as many as slots are free, and not if too much is unsettled."""
         want: dict[str, int] = {}
         for lane in self._lanes.values():
             if lane.hungry or (settling and lane.worth_a_look(now_s)):
@@ -301,9 +301,14 @@ class Worker:
         deliveries, lanes = claimed.deliveries, self._lanes
         got = Counter([delivery.queue for delivery in deliveries]) if len(turn.want) > 1 else None
         now_s = self._clock_s()
+        excess: dict[str, int] = {}
         for queue, asked in turn.want.items():
             count = len(deliveries) if got is None else got[queue]
-            self._returned(lanes[queue], asked, count, now_s)
+            over = self._returned(lanes[queue], asked, count, now_s)
+            if over:
+                excess[queue] = over
+        if excess:
+            deliveries = self._within_slots(deliveries, excess)
         if turn.suspects:
             self._suspects.update([delivery.ref for delivery in deliveries if suspect(delivery.losses)])
         if claimed.next_due_s is not None:
@@ -317,12 +322,25 @@ class Worker:
                 if self._real_time:
                     self._lag.watch()
 
-    def _returned(self, lane: Lane, asked: int, got: int, now_s: float) -> None:
+    def _returned(self, lane: Lane, asked: int, got: int, now_s: float) -> int:
         self._held -= asked - got
-        lane.returned(asked, got, now_s)
+        excess = lane.returned(asked, got, now_s)
         hush_s = lane.hush_s(now_s)
         if hush_s > 0:
             self._later(hush_s, partial(self._wake, lane))
+        return excess
+
+    def _within_slots(self, deliveries: list[Delivery], excess: dict[str, int]) -> list[Delivery]:
+        """Release the last of what was claimed where calls have taken the slots meanwhile; gives the others."""
+        kept: list[Delivery] = []
+        for delivery in reversed(deliveries):
+            if excess.get(delivery.queue):
+                excess[delivery.queue] -= 1
+                self._runners.settle(Settlement(delivery, State.READY, charge=False))
+            else:
+                kept.append(delivery)
+        kept.reverse()
+        return kept
 
     def _count_settled(self, settlements: list[Settlement], settled: list[bool]) -> None:
         self._held -= len(settlements)

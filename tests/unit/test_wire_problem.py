@@ -179,6 +179,7 @@ def test_an_undeclared_problem_is_no_answer() -> None:
         ("outcome_unknown", OperationFailed),
         ("unavailable", Unavailable),
         ("overloaded", Overloaded),
+        ("queue_full", Overloaded),
         ("deadline_exceeded", DeadlineExceeded),
         ("expired", OperationFailed),
         ("store_full", StoreError),

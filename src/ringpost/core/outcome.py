@@ -72,6 +72,7 @@ PROBLEMS: Mapping[str, Word] = MappingProxyType(
         "checksum": Word(500, "What was stored is damaged"),
         "too_far": Word(500, "Messages go in a circle"),
         "outcome_unknown": Word(500, "The outcome is known no longer"),
+        "queue_full": Word(429, "The queue is full"),
         "unavailable": Word(503, "Not available now"),
         "overloaded": Word(503, "Too much to do"),
         "deadline_exceeded": Word(504, "The time was over"),

@@ -151,6 +151,8 @@ def refused(put: Put, name: str) -> Answer:
         case "key_reused":
             detail = "The idempotency key was used before with another request; a key stands for one request."
             return verdict.refusal("key_reused", detail, name)
+        case "mismatch":
+            return verdict.refusal("mismatch", "What came before under this id was something else.", name)
         case "full":
             detail = f"The queue of {name} is full."
             return verdict.refusal("queue_full", detail, name, retry_after_s=_RETRY_S)

@@ -215,6 +215,7 @@ _BY_CODE: Mapping[str, Callable[[Answered], RingpostError]] = {
     "key_reused": _usage,
     "mismatch": _usage,
     "overloaded": _overloaded,
+    "queue_full": _overloaded,
     "unavailable": _unavailable,
     "deadline_exceeded": _too_late,
     "expired": _ended("expired"),

@@ -13,7 +13,7 @@ import jsonschema
 import msgspec
 from msgspec import Struct
 
-from ringpost.client.options import checked_key, positive_s, priority_of, when
+from ringpost.client.options import checked_key, checked_line, positive_s, priority_of, when
 from ringpost.client.posting import check_size, new_id
 from ringpost.contract.errors import InvalidRequest, UsageError
 from ringpost.contract.pointer import pointer
@@ -131,7 +131,7 @@ def _keys(name: str, described: Described, terms: Terms) -> tuple[str | None, st
             f"the idempotency key of {name} is worked out by its contract, which isn't here: give --key, or send "
             "through a door."
         )
-    line = None if terms.ordering_key is None else checked_key(terms.ordering_key, "--ordering-key")
+    line = None if terms.ordering_key is None else checked_line(terms.ordering_key, "--ordering-key")
     return line, None if terms.key is None else checked_key(terms.key, "--key")
 
 

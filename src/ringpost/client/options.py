@@ -114,8 +114,17 @@ def checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
     return checked
 
 
+def checked_line(key: object, what: str) -> str:
+    """Give an ordering key. It never travels in a header, so it may be in any script."""
+    if not isinstance(key, str):
+        raise UsageError(f"{what} takes a str, not {type(key).__name__}.")
+    if not 0 < len(key) <= KEY_LENGTH_MAX or not key.isprintable():
+        raise UsageError(f"{what} must be 1 to {KEY_LENGTH_MAX} printable characters, not {key[:64]!r}.")
+    return key
+
+
 def checked_key(key: object, what: str) -> str:
-    """Give an idempotency or ordering key, refusing what can't travel in a header."""
+    """Give an idempotency key, refusing what can't travel in a header."""
     if not isinstance(key, str):
         raise UsageError(f"{what} takes a str, not {type(key).__name__}.")
     if not _KEY.fullmatch(key):

@@ -17,6 +17,7 @@ from ringpost.client.options import (
     check_send_options,
     checked_headers,
     checked_key,
+    checked_line,
     positive_s,
     priority_of,
     reply_to_name,
@@ -181,7 +182,7 @@ def _terms(options: SendOptions, verb: str, priority: str | None, ttl_s: float |
         due_ms,
         positive_s(options["ttl"], "ttl") if "ttl" in options else ttl_s,
         checked_key(options["idempotency_key"], "idempotency_key") if "idempotency_key" in options else None,
-        checked_key(options["ordering_key"], "ordering_key") if "ordering_key" in options else None,
+        checked_line(options["ordering_key"], "ordering_key") if "ordering_key" in options else None,
         checked_headers(options["headers"]) if "headers" in options else {},
     )
 

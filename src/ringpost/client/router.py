@@ -23,7 +23,7 @@ from ringpost.core.message import Priority
 from ringpost.settings import Settings
 from ringpost.store.hostclock import boot_id
 from ringpost.store.port import Store
-from ringpost.wire.headers import PRIORITY_WORDS, path_text, quoted
+from ringpost.wire.headers import PRIORITY_WORDS, is_key, path_text, quoted
 from ringpost.wire.http import Response
 from ringpost.wire.problem import PROCESSED
 
@@ -225,7 +225,7 @@ def _is_special(call: Call) -> bool:
 def _headers_of(call: Call) -> list[tuple[str, str]]:
     """Give the headers that say what is special about a call."""
     headers = list(call.headers.items())
-    if call.idempotency_key is not None:
+    if call.idempotency_key is not None and is_key(call.idempotency_key):  # else the receiver makes it of the request
         headers.append(("idempotency-key", quoted(call.idempotency_key)))
     if call.priority is not Priority.NORMAL:
         headers.append(("ringpost-priority", PRIORITY_WORDS[call.priority]))

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, Generic, cast
 from typing_extensions import TypeForm, Unpack
 
 from ringpost.contract.codec import Codec
-from ringpost.contract.errors import UsageError, listed
+from ringpost.contract.errors import InvalidRequest, UsageError, listed
 from ringpost.contract.forms import shown
 from ringpost.contract.problem import Problem, problem_type
 from ringpost.contract.vocabulary import Effect, OperationOptions, Priority, Reply, Request, Seconds, T, seconds
 
 _OPERATION_OPTIONS = tuple(OperationOptions.__annotations__)
+_KEY_CHARS_MAX = 255
 _PRIORITIES = ("high", "normal", "low")
 _EFFECTS = ("read", "idempotent")
 _NAMES_OF_A_CONTRACT = ("name", "contract_name", "full_name")
@@ -282,6 +283,10 @@ def _key(declared: Declared, what: str, key: object) -> str | None:
         return None
     if not isinstance(key, str):
         raise UsageError(f"The {what} of {_display(declared)} gave {type(key).__name__} {key!r}: it must give a str.")
-    if not key:
-        raise UsageError(f"The {what} of {_display(declared)} gave an empty str. None stands for no key.")
+    if not 0 < len(key) <= _KEY_CHARS_MAX:  # it depends on what was sent: who sent it has to know
+        size = "an empty str (None stands for no key)" if not key else f"{len(key):,} characters"
+        raise InvalidRequest(
+            f"The {what} of {_display(declared)} gave {size}: it must have 1 to {_KEY_CHARS_MAX}.",
+            detail=f"its {what} would have {len(key):,} characters, and must have 1 to {_KEY_CHARS_MAX}",
+        )
     return key

@@ -6,11 +6,12 @@ from typing import Any, Final
 
 import msgspec
 
-from ringpost.contract.errors import RingpostError
+from ringpost.contract.errors import InvalidRequest
 from ringpost.core.outcome import RETRY_AFTER_S, problem_answer
 from ringpost.http.asked import WrongMediaType
 from ringpost.http.framing import Refused
 from ringpost.wire.cloudevents import WrongForm
+from ringpost.wire.headers import BadHeader
 from ringpost.wire.http import Request, Response
 from ringpost.wire.problem import answer_of, response_of
 
@@ -28,7 +29,10 @@ def refusal(refused: Refused) -> Response:
     )
 
 
-def failure(error: RingpostError) -> Response:
+CLIENTS_FAULTS: Final = (InvalidRequest, BadHeader, WrongMediaType, WrongForm)
+
+
+def failure(error: Exception) -> Response:
     """Say what an error means to who asked, without internals."""
     if isinstance(error, WrongMediaType | WrongForm):
         return refusal(Refused(415, "unsupported_media_type", str(error)))

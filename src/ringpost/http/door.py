@@ -11,14 +11,14 @@ from typing import Any, Final, Literal, Protocol
 from msgspec import Struct
 
 from ringpost.client.posting import Origin, event_of
-from ringpost.contract.errors import RingpostError, UsageError
+from ringpost.contract.errors import RingpostError
 from ringpost.contract.operation import Event, Operation
 from ringpost.contract.vocabulary import SendOptions
 from ringpost.core import ids
 from ringpost.core.call import Accepted, Call, Local
 from ringpost.core.message import Answer, Message, Priority
 from ringpost.http import asked
-from ringpost.http.answers import failure, json, not_allowed, refusal, unix_ms
+from ringpost.http.answers import CLIENTS_FAULTS, failure, json, not_allowed, refusal, unix_ms
 from ringpost.http.framing import Refused
 from ringpost.http.tickets import Tickets
 from ringpost.service.reservation import refused
@@ -117,8 +117,11 @@ class Door:
         except Refused as no:
             return refusal(no)
         except RingpostError as error:
-            if not isinstance(error, UsageError):
+            if not isinstance(error, CLIENTS_FAULTS):
                 _log.exception("%s %s could not be answered", request.method, request.path)
+            return failure(error)
+        except Exception as error:  # noqa: BLE001 (the border: a declared key is a user's function, too)
+            _log.error("%s %s could not be answered", request.method, request.path, exc_info=error)
             return failure(error)
 
     def _place(self, operation: Operation[Any, Any]) -> _Place:

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from ringpost.contract.errors import UsageError
 from ringpost.core import ids
-from ringpost.wire.headers import BadHeader, traceparent
+from ringpost.wire.headers import KEY_CHARS_MAX, BadHeader, traceparent
 
 SPEC_VERSION = "1.0"
 OURS = "ringpost"
@@ -94,7 +94,7 @@ def binary(headers: Mapping[str, str]) -> CloudEvent:
         correlation_id=found.get("correlationid", ""),
         causation_id=found.get("causationid", ""),
         expires_ms=None if expires is None else _instant_ms("ce-expirytime", expires),
-        ordering_key=found.get("partitionkey") or None,
+        ordering_key=_ordering_key(found),
         extensions=_extensions(found),
     )
 
@@ -135,6 +135,13 @@ def _required(found: Mapping[str, str], name: str) -> str:
     if not value:
         raise BadHeader(f"ce-{name}", value, "an event must have it, and not empty")
     return value
+
+
+def _ordering_key(found: Mapping[str, str]) -> str | None:
+    key = found.get("partitionkey", "")
+    if len(key) > KEY_CHARS_MAX:
+        raise BadHeader("ce-partitionkey", key, f"has at most {KEY_CHARS_MAX} characters")
+    return key or None
 
 
 def _message_id(source: str, id: str) -> bytes:

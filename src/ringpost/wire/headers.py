@@ -97,6 +97,11 @@ def idempotency_key(value: str) -> str:
     return key
 
 
+def is_key(text: str) -> bool:
+    """Say whether a text can be an Idempotency-Key."""
+    return _KEY.fullmatch(text) is not None
+
+
 def quoted(key: str) -> str:
     """Write a key as the structured string that Idempotency-Key is."""
     return '"' + key.replace("\\", "\\\\").replace('"', '\\"') + '"'

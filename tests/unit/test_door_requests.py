@@ -216,6 +216,7 @@ async def test_curl_may_call_json_a_form_and_a_browser_may_not(door: Door, host:
     assert (await post(door, content_type=form)).status == 200
     assert (await post(door, content_type=form, origin="https://evil")).status == 415
     assert (await post(door, content_type=form, sec_fetch_site="cross-site")).status == 415
+    assert (await post(door, origin="https://evil")).status == 415, "a page can send a body of no type, too"
     assert (await post(door, content_type="application/vnd.shop+json")).status == 200
     assert (await post(door, content_type="application/json; charset=latin-1")).status == 415
     assert len(host.calls) == 2

@@ -24,9 +24,13 @@ class WrongMediaType(UsageError):
 def check_json(headers: Mapping[str, str]) -> None:
     """Refuse a body that isn't said to be JSON.
 
-    `curl -d` calls everything a form, so that passes; not from a browser, where any page could send one.
+    `curl -d` calls everything a form, and some clients say nothing, so that passes; not from a browser, where any page
+    could send one or the other without being asked about its origin first.
     """
-    if "content-type" in headers and headers["content-type"] != _JSON:
+    if "content-type" not in headers:
+        if _is_browser(headers):
+            raise _wrong_kind()
+    elif headers["content-type"] != _JSON:
         _check_kind(headers["content-type"], headers)
     if "content-encoding" in headers and headers["content-encoding"].lower() != "identity":
         raise WrongMediaType("Bodies are taken uncompressed, without Content-Encoding.")
@@ -36,14 +40,22 @@ def _check_kind(content_type: str, headers: Mapping[str, str]) -> None:
     kind, _, parameters = content_type.partition(";")
     kind = kind.strip().lower()
     if kind == _FORM:
-        known = "origin" not in headers and "sec-fetch-site" not in headers
+        known = not _is_browser(headers)
     elif kind.startswith("application/cloudevents"):
         known = False  # an event, sent to an operation
     else:
         known = kind == _JSON or (kind.startswith("application/") and kind.endswith("+json"))
     charset = parameters.lower().replace(" ", "").replace('"', "")
     if not known or ("charset=" in charset and "charset=utf-8" not in charset):
-        raise WrongMediaType("Send JSON in UTF-8, with Content-Type: application/json.")
+        raise _wrong_kind()
+
+
+def _is_browser(headers: Mapping[str, str]) -> bool:
+    return "origin" in headers or "sec-fetch-site" in headers
+
+
+def _wrong_kind() -> WrongMediaType:
+    return WrongMediaType("Send JSON in UTF-8, with Content-Type: application/json.")
 
 
 def call_of(request: Request, operation: str, timeout_s: float, longest_s: float, usual: Priority) -> Call:

@@ -36,6 +36,11 @@ async def test_a_missing_file_is_made_only_by_who_may(tmp_path: Path) -> None:
         await opened(tmp_path / "nowhere" / "a.db")
 
 
+async def test_a_folder_that_takes_no_file_is_told_in_words() -> None:
+    with pytest.raises(StoreError, match=r"the store /proc/a\.db can't be opened: "):
+        await opened(Path("/proc/a.db"))
+
+
 async def test_an_empty_file_is_no_store_to_who_may_not_make_one(tmp_path: Path) -> None:
     (tmp_path / "a.db").touch()
     with pytest.raises(StoreError, match="holds no Ringpost store"):

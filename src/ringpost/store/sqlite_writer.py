@@ -134,6 +134,11 @@ class Writer:
     def _run(self) -> None:
         try:
             self._open(*self._opening)
+        except OSError as exc:
+            error = StoreError(f"the store {self._path} can't be opened: {exc.strerror}: {exc.filename or self._path}")
+            error.__cause__ = exc
+            self._opened.put(error)
+            return
         except BaseException as exc:  # noqa: BLE001 (the border of the thread: it is raised where `start` waits)
             self._opened.put(exc)
             return

@@ -184,4 +184,5 @@ def _reason(error: Exception) -> str:
         return "it holds itself, or nests too deeply"
     if isinstance(error, UnicodeEncodeError | UnicodeDecodeError):
         return "the text isn't valid Unicode"
-    return str(error)[:1].lower() + str(error)[1:]
+    said = str(error)
+    return said if said[1:2].isupper() else said[:1].lower() + said[1:]

@@ -8,7 +8,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from ringpost.contract.contract import Contract
+from ringpost.contract.operation import Operation
 from ringpost.core import life
+from ringpost.core.outcome import PROBLEMS, problem_answer
+from ringpost.settings import KEYS, PREFIX, Settings
+from ringpost.wire.problem import error_of
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS: dict[str, Callable[[], str]] = {}
@@ -31,6 +36,78 @@ def diagram() -> str:
 def transitions() -> str:
     """The life-cycle table."""
     return life.markdown().strip()
+
+
+# What each key is for; every key has a line here, or the page isn't written.
+FOR = {
+    "store": "where messages wait: `sqlite:///shop.db`, `sqlite:////var/lib/shop.db`, `memory:` in tests",
+    "http": "where the door listens: `host:port`; `none`: no door",
+    "workers": "processes of `ringpost run`",
+    "addresses": "contract → URL, for calls to services on other stores or hosts",
+    "durability": "the level asked for; SQLite gives `durable` and `memory:` gives `buffered`, whatever stands here",
+    "advertise": "the URL under which others reach this door, for `Location` and for callers on the same store",
+    "tls_cert": "certificate chain, PEM; with `tls_key`",
+    "tls_key": "its private key, PEM",
+    "lease": "how long a claimed message belongs to a worker that gives no sign of life; at least 1; the same for all",
+    "keep_bytes": "room for ended messages; beyond it the oldest without a key go early",
+    "depth_max": "messages that a queue takes from outside; what handlers stage is never refused",
+    "depth_bytes_max": "the same, by size",
+    "request_bytes_max": "a request, called or sent",
+    "reply_bytes_max": "a reply",
+    "header_bytes_max": "the head of an HTTP request",
+    "header_count_max": "its header lines",
+    "header_time": "for the head of a request to arrive",
+    "body_time": "for its body to arrive, and for a client to read",
+    "keep_alive": "for which the door keeps a silent connection",
+    "pool_idle": "for which a client keeps one; shorter than the door",
+    "connections_max": "connections of one door; beyond it the one that was silent longest is closed",
+    "call_timeout": "of a call where neither caller nor operation says one",
+    "call_timeout_max": "the longest that a call may take",
+    "shutdown": "from SIGTERM to the end of the process, at most",
+}
+
+
+@part
+def settings() -> str:
+    """The keys of the configuration, with their defaults and units."""
+    assert set(FOR) == set(KEYS), set(FOR) ^ set(KEYS)
+    lines = ["| key | variable | default | what it is |", "|---|---|---|---|"]
+    usual = Settings()
+    for key, field in KEYS.items():
+        lines.append(f"| `{key}` | `{PREFIX}{key.upper()}` | {_default(field, getattr(usual, field))} | {FOR[key]} |")
+    return "\n".join(lines)
+
+
+def _default(field: str, value: object) -> str:
+    """Show a default with its unit."""
+    if value is None or value == {}:
+        return "none"
+    if field.endswith("_s"):
+        return f"{value:g} s"
+    if not field.endswith("bytes") and "_bytes_" not in field:
+        return f"{value:,}" if isinstance(value, int) else f"`{value}`"
+    assert isinstance(value, int)
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if value % size == 0:
+            return f"{value // size} {unit}"
+    return f"{value:,} bytes"
+
+
+class Asked(Contract):
+    """An operation to be answered with every problem."""
+
+    it = Operation(None)
+
+
+@part
+def problems() -> str:
+    """The problems of Ringpost's own, and what a client raises for each."""
+    lines = ["| status | code | what it says | a client raises |", "|---|---|---|---|"]
+    for code, word in sorted(PROBLEMS.items(), key=lambda item: (item[1].status, item[0])):
+        answer = problem_answer(code)
+        raised = error_of(answer.status, answer.body, {}, Asked.it)
+        lines.append(f"| {word.status} | `{code}` | {word.title} | `{type(raised).__name__}` |")
+    return "\n".join(lines)
 
 
 def fresh(text: str) -> str:

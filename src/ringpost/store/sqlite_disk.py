@@ -26,6 +26,10 @@ _ALARM_MS = 60_000
 _log = logging.getLogger("ringpost.store")
 
 
+class FileGone(Exception):
+    """Say that the file at the store's path isn't the one that is open: what is written into that nobody finds."""
+
+
 class Disk:
     """The room of one store. Used by its store thread alone, except for `full`'s reading."""
 
@@ -37,6 +41,12 @@ class Disk:
         self._full = False
         self._restarted_at = 0
         self._alarmed = False
+        self._file = _file_at(path)
+
+    def check_there(self) -> None:
+        """Raise FileGone if the file was deleted or another was put in its place: SQLite writes on without a word."""
+        if _file_at(self._path) != self._file:
+            raise FileGone(f"the file {self._path} was deleted or replaced while it was open")
 
     def prepare(self) -> None:
         """Take on ballast where there is none and the disk has room for it."""
@@ -91,3 +101,11 @@ class Disk:
             pass  # a reader is still in the log; it is tried again after some more pages
         finally:
             self._db.set_busy_timeout(BUSY_MS)
+
+
+def _file_at(path: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino

@@ -23,7 +23,7 @@ from ringpost.store.highwater import HighWater
 from ringpost.store.hostclock import HostClock
 from ringpost.store.port import Claimed, Put
 from ringpost.store.sqlite_db import Db
-from ringpost.store.sqlite_disk import Disk
+from ringpost.store.sqlite_disk import Disk, FileGone
 from ringpost.store.sqlite_purge import mark
 from ringpost.store.sqlite_put import EventMismatch, Room
 from ringpost.store.sqlite_register import Register
@@ -33,7 +33,15 @@ from ringpost.store.turnstile import Turnstile
 
 ROWS_MAX = 1000  # of one transaction
 FULL, NORMAL = 2, 1
-FATAL = (apsw.IOError, apsw.CorruptError, apsw.NotADBError, apsw.ReadOnlyError, apsw.CantOpenError, apsw.NoMemError)
+FATAL = (
+    apsw.IOError,
+    apsw.CorruptError,
+    apsw.NotADBError,
+    apsw.ReadOnlyError,
+    apsw.CantOpenError,
+    apsw.NoMemError,
+    FileGone,
+)
 
 _log = logging.getLogger("ringpost.store")
 
@@ -281,6 +289,7 @@ class Writer:
         started_ms = self._clock.uptime_ms()
         self._turnstile.take()
         try:
+            self.disk.check_there()
             turn = self._new_turn()
             turn.careful, turn.watched = careful, self._watched()
             self.db.execute("BEGIN IMMEDIATE")

@@ -35,7 +35,9 @@ class Site:
         give_up: Callable[[str], None] | None = None,
     ) -> None:
         self.settings = settings
-        self.store: Store | None = None if settings.store is None else store_for(settings.store, settings)
+        self.store: Store | None = None
+        if settings.store is not None:
+            self.store = store_for(settings.store, settings, on_failed=self._store_failed)
         self.host = Host(services, self.store, settings, give_up=give_up)
         if instance is not None:
             self.host.instance = instance
@@ -60,6 +62,9 @@ class Site:
         except BaseException:
             await self.close(0.0)
             raise
+
+    def _store_failed(self, error: BaseException) -> None:
+        self.host.break_down(f"the store has failed: {error}")
 
     def client(self) -> Client:
         """Give a client in the middle of it: calls to services that are here stay in the process."""

@@ -68,6 +68,7 @@ class Host:
         self._settings = settings
         self._give_up = give_up
         self._state = "starting"
+        self._broken = ""
         self.instance = secrets.token_hex(8)
         self._started: _Started | None = None
         self._router: Router | None = None
@@ -119,6 +120,8 @@ class Host:
         reasons: list[str] = []
         if self._state != "serving":
             reasons.append(self._state)
+        if self._broken:
+            reasons.append(self._broken)
         if working is not None and working.stalled:
             reasons.append("messages wait, slots are free, and none is taken")
         if started is not None and started.threads_lost():
@@ -199,6 +202,12 @@ class Host:
         if self._started is None:
             raise UsageError("This host isn't running: start it first.")
         return self._started
+
+    def break_down(self, reason: str) -> None:
+        """Be not ready from now on, and end the process if it can be: it won't get well by itself."""
+        self._broken = reason
+        if self._give_up is not None:
+            self._give_up(reason)
 
     def _lost_threads(self, handlers: str) -> None:
         if self._give_up is not None:

@@ -10,9 +10,12 @@ from ringpost.contract.errors import StoreError
 from ringpost.settings import Settings
 from ringpost.store.port import Store
 
+Failed = Callable[[BaseException], None]
 
-def store_for(url: str, settings: Settings) -> Store:
-    """Make the store that a URL names; it is opened by whoever uses it.
+
+def store_for(url: str, settings: Settings, *, on_failed: Failed | None = None) -> Store:
+    """Make the store that a URL names; it is opened by whoever uses it. `on_failed` is called once, on its loop, when
+    it can't be trusted any more and takes nothing.
 
     `memory:` (for tests, gone with the process), `sqlite:///relative/file.db`, `sqlite:////absolute/file.db`. Raises
     StoreError, saying what to do, for a URL that names none.
@@ -21,10 +24,10 @@ def store_for(url: str, settings: Settings) -> Store:
     make = _SCHEMES.get(scheme) if colon else None
     if make is None:
         raise StoreError(f"{_without_password(url)!r} names no store. Write {_FORMS}.")
-    return make(rest, settings)
+    return make(rest, settings, on_failed)
 
 
-def _memory(rest: str, settings: Settings) -> Store:
+def _memory(rest: str, settings: Settings, on_failed: Failed | None) -> Store:
     from ringpost.store.memory import MemoryStore
 
     if rest:
@@ -32,7 +35,7 @@ def _memory(rest: str, settings: Settings) -> Store:
     return MemoryStore(settings)
 
 
-def _sqlite(rest: str, settings: Settings) -> Store:
+def _sqlite(rest: str, settings: Settings, on_failed: Failed | None) -> Store:
     """Make a store in a file. The driver is loaded here only: most programs that import Ringpost need none."""
     from ringpost.store.sqlite import SqliteStore
 
@@ -42,10 +45,10 @@ def _sqlite(rest: str, settings: Settings) -> Store:
             f"'sqlite:{rest}' names no file. Write 'sqlite:///ringpost.db' for a file beside ringpost.toml, "
             "'sqlite:////var/lib/ringpost.db' for an absolute path."
         )
-    return SqliteStore(path, settings)
+    return SqliteStore(path, settings, on_failed=on_failed)
 
 
-def _not_yet(rest: str, settings: Settings) -> Store:
+def _not_yet(rest: str, settings: Settings, on_failed: Failed | None) -> Store:
     raise StoreError(f"PostgreSQL, NATS and Redis as stores are not in this version. Write {_FORMS}.")
 
 
@@ -58,7 +61,7 @@ def _without_password(url: str) -> str:
 _FORMS = "'sqlite:///ringpost.db' for a file, or 'memory:' for a test"
 
 # One line a store: the scheme of its URL, and what makes it of the rest.
-_SCHEMES: Mapping[str, Callable[[str, Settings], Store]] = MappingProxyType(
+_SCHEMES: Mapping[str, Callable[[str, Settings, Failed | None], Store]] = MappingProxyType(
     {
         "memory": _memory,
         "sqlite": _sqlite,

@@ -38,7 +38,8 @@ def origin_of(url: str) -> tuple[Origin, str]:
     if parts.scheme not in ("http", "https") or not host:
         raise UsageError(f"{url!r} is no address: write http://host:port or https://host.")
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
-        raise UsageError(f"{url!r} is no address: it may have a host, a port and a path, nothing else.")
+        shown = f"{parts.scheme}://{host}"  # what is left out may be a password
+        raise UsageError(f"The address at {shown} may have a host, a port and a path, nothing else.")
     tls = parts.scheme == "https"
     prefix = parts.path.rstrip("/")
     if prefix and not _PATH.fullmatch(prefix):

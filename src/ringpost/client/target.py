@@ -39,7 +39,7 @@ def origin_of(url: str) -> tuple[Origin, str]:
         raise UsageError(f"{url!r} is no address: write http://host:port or https://host.")
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
         shown = f"{parts.scheme}://{host}"  # what is left out may be a password
-        raise UsageError(f"The address at {shown} may have a host, a port and a path, nothing else.")
+        raise UsageError(f"{shown} with more is no address: it may have a host, a port and a path, nothing else.")
     tls = parts.scheme == "https"
     prefix = parts.path.rstrip("/")
     if prefix and not _PATH.fullmatch(prefix):

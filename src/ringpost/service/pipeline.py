@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 
 from ringpost.contract.errors import DeadlineExceeded, InvalidRequest, UsageError
 from ringpost.contract.problem import Problem
+from ringpost.core import ids
 from ringpost.core.call import Call, Identity
 from ringpost.core.handling import handling
 from ringpost.core.message import Answer, Cause, Delivery, Envelope, Message, Settlement, State
@@ -459,4 +460,4 @@ def _too_far(envelope: Envelope) -> Exception:
 
 
 def _named(delivery: Delivery) -> str:
-    return f"message {delivery.id.hex()} of {delivery.queue}"
+    return f"message {ids.text(delivery.id)} of {delivery.queue}"

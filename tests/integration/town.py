@@ -329,7 +329,7 @@ class Unfenced(SqliteStore):
 
 
 def _with(store: type[SqliteStore]) -> None:
-    site.store_for = lambda url, settings: store(url.removeprefix("sqlite:///"), settings)  # type: ignore[assignment]
+    site.store_for = lambda url, settings, **more: store(url.removeprefix("sqlite:///"), settings)  # type: ignore[assignment]
 
 
 def _without_heartbeat() -> None:

@@ -31,7 +31,7 @@ def mypy() -> Refused:
 
 
 def pyright() -> Refused:
-    said = json.loads(run("pyright", "--outputjson", "--pythonpath", sys.executable, *map(str, FILES)))
+    said = json.loads(run("basedpyright", "--outputjson", "--pythonpath", sys.executable, *map(str, FILES)))
     return {
         (Path(one["file"]).name, one["range"]["start"]["line"] + 1): one["message"]
         for one in said["generalDiagnostics"]

@@ -101,16 +101,20 @@ class Ticket(Receipt, Generic[Reply]):
         return reply_of(self._operation, answer, self.id)
 
     async def status(self) -> Status:
-        """Say how far it is. Raises TicketExpired where the message is kept no longer. Safe to repeat."""
+        """Say how far it is. Raises StateError for an unknown id, TicketExpired where it is kept no longer. Safe to
+        repeat."""
         return await self._source.status(self.id)
 
     def updates(self) -> AsyncIterator[Status]:
-        """Yield the status now and whenever it changes; the last one is final. A slow reader misses what is between."""
+        """Yield the status now and whenever it changes; the last one is final. A slow reader misses what is between.
+
+        Raises StateError for an unknown id, TicketExpired. Safe to repeat.
+        """
         return self._source.updates(self.id)
 
     async def cancel(self) -> Cancelling:
         """Ask that it isn't done: `cancelled` at once where it waits, `requested` where it runs, else `too_late`.
 
-        What it has sent already isn't cancelled. Safe to repeat.
+        What it has sent already isn't cancelled. Raises StateError for an unknown id, TicketExpired. Safe to repeat.
         """
         return await self._source.cancel(self.id)

@@ -43,12 +43,17 @@ class Sender(ABC):
     ) -> Sequence[Receipt]:
         """Hand many messages over at once, much faster than one by one; a receipt each, in their order.
 
-        Every request is checked before the first one is stored.
+        Every request is checked before the first one is stored. Raises as `send` does; a note at the error says how
+        many were stored. Safe to repeat where the operation makes idempotency keys.
         """
 
     @abstractmethod
     async def publish(self, event: Event[T], data: Fits[T], /, **options: Unpack[SendOptions]) -> Receipt:
-        """Tell all subscribers; `receivers` of the receipt says how many. With an idempotency key safe to repeat."""
+        """Tell all subscribers: it is safe when this returns; `receivers` of the receipt says how many there are.
+
+        Raises UsageError and InvalidRequest before any I/O, StoreError, Overloaded. Repeating it tells them twice
+        unless it has an idempotency key.
+        """
 
 
 class Caller(Sender):

@@ -12,7 +12,7 @@ Processed = Literal["no", "maybe"]
 
 
 class RingpostError(Exception):
-    """Catch every error of Ringpost, declared Problems included."""
+    """Catch every error of Ringpost, declared Problems included. Its children say who must act."""
 
 
 class UsageError(RingpostError):
@@ -29,7 +29,11 @@ class InvalidRequest(UsageError):
 
 
 class TransportError(RingpostError):
-    """Say that no answer came. `processed` is `no` where the request certainly did not reach a handler."""
+    """Say that no answer came.
+
+    `processed` is `no` where the request certainly did not reach a handler: repeating it is safe. With `maybe` it may
+    have taken effect: repeat only what is safe to repeat, or with an idempotency key.
+    """
 
     def __init__(self, message: str, *, processed: Processed = "maybe") -> None:
         super().__init__(message)
@@ -37,7 +41,10 @@ class TransportError(RingpostError):
 
 
 class Unavailable(TransportError):
-    """Say that nobody serves the operation or the receiver can't be reached."""
+    """Say that nobody serves the operation or the receiver can't be reached; the text names all that was tried.
+
+    `retry_after`: seconds, where the receiver said so.
+    """
 
     def __init__(self, message: str, *, processed: Processed = "no", retry_after: float | None = None) -> None:
         super().__init__(message, processed=processed)
@@ -59,7 +66,8 @@ class DeadlineExceeded(TransportError, TimeoutError):
 class OperationFailed(RingpostError):
     """Say that an operation ended without reply and without Problem.
 
-    `cause` says how: `handler_error`, `worker_lost`, `rejected` …
+    `cause` says how: `handler_error`, `worker_lost`, `rejected` …; why, the log and the dead letters of its service.
+    Repeating it as it is ends the same way until somebody has acted there.
     """
 
     def __init__(
@@ -77,7 +85,7 @@ class OperationFailed(RingpostError):
 
 
 class StateError(RingpostError):
-    """Say that what is referred to is no longer in a state that allows it."""
+    """Say that what is referred to is not, or no longer, in a state that allows it. Repeating changes nothing."""
 
 
 class LeaseLost(StateError):
@@ -89,7 +97,7 @@ class TicketExpired(StateError):
 
 
 class TransactionHeldTooLong(StateError):
-    """Say that a handler kept the store's only writer waiting; everything was rolled back."""
+    """Say that a handler kept the store's only writer waiting; everything was rolled back. Not in this version."""
 
 
 class StoreError(RingpostError):
@@ -117,7 +125,10 @@ class Reject(Exception):
 
 
 class Cancelled(Exception):
-    """Raised by `ctx.progress` and `ctx.checkpoint` once cancelling was asked for."""
+    """Stop the handler: `ctx.progress` and `ctx.checkpoint` raise it once it is to end; `ctx.cancelled` says why.
+
+    Let it pass, after cleaning up.
+    """
 
 
 def listed(names: Sequence[str]) -> str:

@@ -119,8 +119,9 @@ class Operation(Generic[Request, Reply]):
 class Event(Generic[T]):
     """Declare what a service tells whoever listens: `registered = Event(User)`.
 
-    `keep`: seconds for which its deliveries are kept after they are done. `ordering_key` of the data: what has one key
-    is handled one after the other by each subscriber.
+    `keep`: seconds for which its deliveries are kept after they are done, 1 h if not given; for so long a repeat is
+    known. `ordering_key` of the data: what has one key is handled one after the other by each subscriber. Raises
+    UsageError for what can't work.
     """
 
     __slots__ = ("_line_key", "_stated_name", "contract_name", "data", "doc", "full_name", "keep_s", "name")

@@ -18,7 +18,8 @@ End = Literal["succeeded", "failed", "cancelled", "expired"]
 class Outcome(Struct, Generic[Request, Reply], dict=True):
     """Take how a request ended, with the request in it: `Operation(Outcome[NewUser, User])` is the type for reply_to.
 
-    `result()` gives the reply or raises what the call would have raised; `error` is that exception, for match.
+    `result()` gives the reply or raises what the call would have raised; `error` is that exception, for match, or None.
+    `state` is one of succeeded, failed, cancelled, expired; `message_id` is empty for a call.
     """
 
     operation: str  # full name: contract.operation

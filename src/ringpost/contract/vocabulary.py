@@ -38,10 +38,14 @@ No = TypeVar("No", bound=Problem, default=Never)
 Fits: TypeAlias = T | Callable[[T], Never]
 
 Seconds = float | timedelta
+"""A length of time: seconds, or a timedelta."""
 When = Seconds | datetime
+"""A length of time from now, or an aware datetime."""
 Priority = Literal["high", "normal", "low"]
+"""What is taken first among what is ready."""
 Effect = Literal["read", "idempotent"]
 Provider = Callable[..., object]
+"""A function, async or not, or a generator: what it returns or yields is handed to parameters of that type."""
 
 SECRET = "secret"
 # `password: Secret[str]` never shows in a log, a trace or the view of a dead letter.
@@ -49,7 +53,11 @@ Secret = Annotated[T, Meta(extra={"ringpost": SECRET})]
 
 
 class OperationOptions(TypedDict, total=False):
-    """What both sides of an operation must know. `timeout` and `ttl` are seconds; `sunset` is when it goes away."""
+    """Say what both sides of an operation must know.
+
+    `timeout` (of a call, at most 60) and `ttl` (of a message) are seconds. `effect`: whether repeating is harmless.
+    `sunset`: an aware datetime after which it goes away. `name`: on the wire, else that of the attribute.
+    """
 
     name: str
     doc: str
@@ -74,7 +82,11 @@ class AnyReceipt(Protocol):
 
 
 class Options(TypedDict, total=False):
-    """What every verb takes."""
+    """Say what every verb takes.
+
+    `headers`: for the handler's `ctx.headers`. `idempotency_key`: 1 to 255 printable ASCII characters; what has the
+    same one takes effect once, for 7 days, and is safe to repeat. `priority`: what is taken first.
+    """
 
     headers: Mapping[str, str]
     idempotency_key: str
@@ -82,14 +94,18 @@ class Options(TypedDict, total=False):
 
 
 class CallOptions(Options, total=False):
-    """What a call takes. `timeout` in seconds; `after`: wait, within it, until the effects of these are there."""
+    """Say what a call takes. `timeout` in seconds; `after`: wait, within it, until the effects of these are there."""
 
     timeout: Seconds
     after: AnyReceipt | Sequence[AnyReceipt]
 
 
 class SendOptions(Options, total=False):
-    """What send and publish take. `delay`: seconds or an aware datetime; `ttl`: seconds after which it expires."""
+    """Say what send and publish take.
+
+    `delay`: seconds or an aware datetime. `ttl`: seconds after which it isn't begun any more. `ordering_key`: what has
+    the same one is handled one after the other, in the order of the commits.
+    """
 
     delay: When
     ttl: Seconds
@@ -97,13 +113,16 @@ class SendOptions(Options, total=False):
 
 
 class Committable(Protocol):
-    """A session or connection that commits: SQLAlchemy's AsyncSession, psycopg's AsyncConnection."""
+    """Be a session or connection that commits: SQLAlchemy's AsyncSession, psycopg's AsyncConnection.
+
+    Nothing in this version takes one.
+    """
 
     def commit(self) -> Awaitable[None]: ...
 
 
 class Asyncpg(Protocol):
-    """A connection of asyncpg, which has transactions but no commit of its own."""
+    """Be a connection of asyncpg, which has transactions but no commit of its own. Nothing here takes one yet."""
 
     def is_in_transaction(self) -> bool: ...
 

@@ -9,7 +9,10 @@ from ringpost.core.message import Answer, Priority
 
 
 class Identity(Struct):
-    """Who asks, as the service's `authenticate` said."""
+    """Say who asks: what a service's `authenticate` returns and `ctx.identity` gives.
+
+    `id` scopes idempotency keys; `claims`, anything that JSON has, is kept with a message.
+    """
 
     id: str
     claims: dict[str, Any] = {}

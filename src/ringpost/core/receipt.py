@@ -10,7 +10,11 @@ TicketState = Literal["accepted", "running", "succeeded", "failed", "cancelled",
 
 
 class Status(Struct):
-    """What a ticket shows of a message. Final per generation; (generation, state) never goes back."""
+    """Show how far a message is. Final per generation; (generation, state) never goes back.
+
+    `progress`: 0 to 1, None where the handler said nothing. `attempt`: how often it was begun. `generation`: 1, and one
+    more with each replay. `updated_at`: aware, UTC.
+    """
 
     state: TicketState
     progress: float | None

@@ -32,6 +32,7 @@ def asgi(*services: Service, **options: Unpack[AsgiOptions]) -> "Application":
 
     It opens at its first request (a mounted application gets no lifespan events) or at lifespan startup, and claims no
     messages: to work them in the same process, use `serve(…, http=None)` in the lifespan of the outer application.
+    Raises UsageError for settings that can't be; what opening raises fails the startup, or the request.
     """
     return Application(services, load(cast(Given, options)))
 

@@ -60,6 +60,7 @@ async def serve(*services: Service, **options: Unpack[ServeOptions]) -> AsyncGen
     """Run services in this event loop and give a client on them: `async with serve(accounts) as client`.
 
     They listen and work messages as in `run`; `http=None` opens no port. At the end what runs may finish for 25 s.
+    Raises UsageError for a port that is taken or services that can't run, StoreError, and what a resource raises.
     """
     settings = load(cast(Given, options))
     bound = bind(settings)

@@ -13,6 +13,8 @@ import ringpost
 PUBLIC = [
     "RingpostError",
     "UsageError",
+    "InvalidRequest",
+    "StoreError",
     "TransportError",
     "Unavailable",
     "Overloaded",

@@ -20,7 +20,7 @@ from ringpost.wire.http import Response
 
 DRAIN_S = 1.0
 CHECK_IDLE_S = 1.0  # idle for longer than this: look whether the other side has closed before writing
-STREAM_SILENCE_S = 60.0  # a stream that says nothing for so long is broken; ours sends a comment every 15 s
+STREAM_SILENCE_S = 60.0  # a stream that says nothing for so long is broken; ours sends a comment every 10 s
 STREAM_BUFFER_BYTES = 256 * 1024
 _TOO_MUCH_HEAD = "its headers are too many or too long"
 

@@ -17,7 +17,7 @@ from ringpost.contract.outcome import DeadLetter, Outcome
 from ringpost.contract.problem import Problem
 from ringpost.core import ids
 from ringpost.core.farewell import letters
-from ringpost.core.message import Answer, Cause, Ended, Envelope, Message, State
+from ringpost.core.message import Answer, Cause, Ended, Envelope, Failure, Message, State
 from ringpost.core.outcome import declared_answer
 
 ID = ids.uuid7(1_700_000_000_000, 42)
@@ -55,12 +55,12 @@ def ended(
     generation: int = 1,
     failure_queue: str = FAILURES,
     queue: str = "farewell_shop.register",
-    errors: list[str] | None = None,
+    failures: list[Failure] | None = None,
 ) -> Ended:
     if envelope is None:
         envelope = Envelope(operation="farewell_shop.register", reply_to=REPLIES)
     headers = envelope if isinstance(envelope, bytes) else msgspec.json.encode(envelope)
-    return Ended(ID, queue, state, cause, 3, generation, headers, body, answer, errors or [], failure_queue)
+    return Ended(ID, queue, state, cause, 3, generation, headers, body, answer, failures or [], failure_queue)
 
 
 def outcome_of(gone: Ended) -> Outcome[NewUser, User]:
@@ -148,7 +148,10 @@ def test_an_end_without_an_answer_is_operation_failed(state: State, cause: Cause
 
 def test_a_dead_letter_says_what_was_tried() -> None:
     gone = ended(
-        State.DEAD, cause=Cause.HANDLER_ERROR, envelope=Envelope(), errors=[f"KeyError: {n}" for n in range(9)]
+        State.DEAD,
+        cause=Cause.HANDLER_ERROR,
+        envelope=Envelope(),
+        failures=[Failure("KeyError", str(n)) for n in range(9)],
     )
     (letter,) = letters(gone, NOW_MS)
     codec: Codec[DeadLetter] = Codec(DeadLetter)
@@ -222,3 +225,12 @@ def test_nothing_keeps_a_farewell_from_being_written(
     for gone in (ended(state, body=body, answer=answer), ended(state, body=body, answer=answer, envelope=headers)):
         for letter in letters(gone, NOW_MS):
             assert json.loads(letter.body)["message_id"] == ids.text(ID)
+
+
+@pytest.mark.parametrize(("cause", "told"), [(Cause.REJECTED, True), (Cause.HANDLER_ERROR, False)])
+def test_the_reason_of_a_rejection_is_told_and_no_other_errors_text(cause: Cause, told: bool) -> None:
+    gone = ended(
+        State.DEAD, cause=cause, envelope=Envelope(reply_to=REPLIES), failures=[Failure("Reject", "not by mail")]
+    )
+    (letter,) = [letter for letter in letters(gone, NOW_MS) if letter.queue == REPLIES]
+    assert (b"not by mail" in letter.body) is told

@@ -13,7 +13,7 @@ from ringpost.core import ids
 from ringpost.core.keep import KEEP_PLAIN_S
 from ringpost.core.life import TICKETS
 from ringpost.core.message import Cause, Ended, Envelope, Message, State
-from ringpost.core.outcome import problem_of_end
+from ringpost.core.outcome import detail_of_end, problem_of_end
 from ringpost.core.receipt import TicketState
 
 _ERRORS_MAX = 5
@@ -73,7 +73,8 @@ def _outcome(ended: Ended, envelope: Envelope) -> _Outcome:
     elif ended.state is State.FAILED and answer is not None and _is_object(answer.body):
         outcome.problem = Raw(answer.body)
     else:
-        outcome.problem = Raw(problem_of_end(ended.state, ended.cause, outcome.operation).body)
+        detail = detail_of_end(ended.cause, ended.failures)
+        outcome.problem = Raw(problem_of_end(ended.state, ended.cause, outcome.operation, detail).body)
     return outcome
 
 
@@ -83,7 +84,7 @@ def _dead_letter(ended: Ended, envelope: Envelope) -> _DeadLetter:
         message_id=ids.text(ended.id),
         cause=_cause(ended),
         attempts=ended.attempts,
-        errors=ended.errors[-_ERRORS_MAX:],
+        errors=[f"{failure.type}: {failure.message}" for failure in ended.failures[-_ERRORS_MAX:]],
         generation=ended.generation,
     )
 

@@ -182,7 +182,7 @@ class Ended(Struct, gc=False):
     headers: bytes
     body: bytes
     answer: Answer | None
-    errors: list[str]
+    failures: list[Failure]  # the last of its attempts, the oldest first
     failure_queue: str  # of the service that owns the queue; empty: nobody listens
 
 

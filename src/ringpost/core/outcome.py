@@ -28,7 +28,7 @@ from ringpost.contract.errors import (
     Unavailable,
 )
 from ringpost.contract.problem import PROBLEM_URN, Problem, to_members
-from ringpost.core.message import Answer, Cause, State
+from ringpost.core.message import Answer, Cause, Failure, State
 from ringpost.core.retry import UNCHARGED_S_MAX, Rules, next_delay_s, rule_for, spent
 
 PROBLEM_JSON = "application/problem+json"
@@ -125,6 +125,11 @@ def problem_of_end(state: State, cause: Cause, operation: str = "", detail: str 
     else:
         code = cause.word if cause.word in PROBLEMS else "handler_error"
     return problem_answer(code, detail, operation=operation)
+
+
+def detail_of_end(cause: Cause, failures: Sequence[Failure]) -> str:
+    """Say what whoever asked may read of why it ended: the reason that a handler gave to reject it, nothing else."""
+    return failures[-1].message if cause is Cause.REJECTED and failures else ""
 
 
 # --- the table

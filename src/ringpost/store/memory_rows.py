@@ -112,7 +112,7 @@ class Row(Struct):
             headers=self.headers,
             body=self.body,
             answer=self.answer,
-            errors=[f"{failure.type}: {failure.message}" for failure in self.failures],
+            failures=self.failures,
             failure_queue=failure_queue,
         )
 

@@ -62,7 +62,7 @@ def _tell(turn: Turn, found: Sequence[tuple[Any, ...]], to: State, cause: Cause)
             headers=headers,
             body=body,
             answer=None,
-            errors=[f"{failure.type}: {failure.message}" for failure in failures_of(turn, seq)],
+            failures=failures_of(turn, seq),
             failure_queue=turn.look().failure_queue(name),
         )
         turn.letters += farewell.letters(ended, turn.now_ms)

@@ -11,8 +11,8 @@ import msgspec
 
 from ringpost.core import ids
 from ringpost.core.life import shown
-from ringpost.core.message import Answer, Cause, Envelope, Record, State
-from ringpost.core.outcome import PROBLEMS, problem_of_end
+from ringpost.core.message import Answer, Envelope, Record, State
+from ringpost.core.outcome import PROBLEMS, detail_of_end, problem_of_end
 from ringpost.core.receipt import Status
 
 RETRY_AFTER_S_FIRST = 1
@@ -67,7 +67,7 @@ def result_of(record: Record) -> Answer:
         return record.answer
     if record.state is State.SUCCEEDED:
         return _NOTHING_BACK
-    detail = record.failures[-1].message if record.cause is Cause.REJECTED and record.failures else ""
+    detail = detail_of_end(record.cause, record.failures)
     return problem_of_end(record.state, record.cause, _operation_of(record), detail)
 
 
@@ -121,8 +121,7 @@ def _error_of(record: Record) -> dict[str, str]:
     word = PROBLEMS.get(code) or PROBLEMS["handler_error"]
     if code not in PROBLEMS:
         code = "handler_error"
-    rejected = record.cause is Cause.REJECTED and record.failures
-    return {"code": code, "message": record.failures[-1].message if rejected else word.title}
+    return {"code": code, "message": detail_of_end(record.cause, record.failures) or word.title}
 
 
 class _Said(msgspec.Struct):

@@ -5,6 +5,7 @@ A *message* is what a sender hands over. A *delivery* is a row that a worker has
 message's ticket gives. Instants are Unix milliseconds (`_ms`); they are the store's clock.
 """
 
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import Any, Literal
 
@@ -155,6 +156,10 @@ class Failure(Struct, gc=False, omit_defaults=True):
     version: str = ""
 
 
+Statement = tuple[str, Sequence[object] | Mapping[str, object]]
+"""SQL of a handler's own, with its parameters, by position or by name."""
+
+
 class Settlement(Struct, gc=False):
     """How a delivery ended. One commit does all of it, guarded by the fence, or none."""
 
@@ -168,6 +173,7 @@ class Settlement(Struct, gc=False):
     failure: Failure | None = None
     remove: bool = False  # a reservation that failed: nothing of it stays
     feeds: Literal["", "good", "bad", "downstream"] = ""  # how it counts for the intake breaker; a success is good
+    sql: Sequence[Statement] = ()  # what the handler deferred: run in this commit, by stores with the capability `sql`
 
 
 class Ended(Struct, gc=False):

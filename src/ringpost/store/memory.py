@@ -12,7 +12,7 @@ from itertools import islice
 
 from msgspec import Struct, structs
 
-from ringpost.contract.errors import StoreError
+from ringpost.contract.errors import StoreError, UsageError
 from ringpost.core import farewell, ids, lease, life, notes
 from ringpost.core.keep import KEEP_DEAD_S
 from ringpost.core.life import Happening
@@ -43,6 +43,7 @@ from ringpost.store.port import (
     Renewed,
     Replay,
     Report,
+    SqlTransaction,
     Tended,
     Woken,
 )
@@ -281,6 +282,9 @@ class MemoryStore:
         self._drop_hold(row)
         self._rows.watch_expiry(row)
         self._move(row, row.state, _HAPPENINGS[settlement.to], settlement.to)
+
+    def begin(self, where: Callable[[], str]) -> SqlTransaction:
+        raise UsageError("the memory store runs no SQL: use a store with tables, as sqlite:///ringpost.db")
 
     def renew(self, holder: int, lease_s: float) -> Renewed:
         with self._turn() as now_ms:

@@ -3,14 +3,17 @@
 Each entry is atomic by itself and may share a commit with others; an answer is given only at the durability that the
 entry asks for: puts, settlements and changes durable, claims, renewals, progress and releases not. Time is the store's.
 What the conformance suite (`ringpost.testing.conformance`) asserts is part of this port.
+
+A store with the capability `sql` also runs the SQL of handlers, on tables of theirs beside its own: `begin` opens a
+transaction that ends together with the handling, and settlements bring deferred statements along (`Settlement.sql`).
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
-from ringpost.core.message import Delivery, Kind, Message, Progress, Record, Settlement, State
+from ringpost.core.message import Delivery, Kind, Message, Progress, Record, Settlement, State, Statement
 from ringpost.core.receipt import Level
 
 Capability = Literal["sql", "lines", "priority", "find", "delay"]
@@ -46,11 +49,14 @@ class Put(Struct, gc=False):
 
 class Claimed(Struct, gc=False):
     """What one turn gave. `settled`: one bool per settlement, False where the fence was lost (nothing of it applied).
-    `next_due_s`: seconds until something scheduled becomes due, if anything is."""
+    `next_due_s`: seconds until something scheduled becomes due, if anything is. `unsettled`: by their place, those that
+    were not settled either though their fence holds, because of their deferred SQL: what it raised, or None where there
+    was no time for it and it shall come again. Nothing of such a settlement was applied, and of others everything."""
 
     deliveries: list[Delivery]
     settled: list[bool]
     next_due_s: float | None = None
+    unsettled: Mapping[int, Exception | None] = {}
 
 
 class Renewed(Struct, gc=False):
@@ -154,6 +160,60 @@ class Woken(Struct, gc=False):
     ids: frozenset[bytes] = frozenset()
 
 
+class SqlTransaction(Protocol):
+    """A handler's SQL and the end of its handling in one transaction, or none of it. What `Store.begin` gives.
+
+    The pipeline makes one for a handling that asks for it, in its event loop, and ends it exactly once: by `commit`, or
+    by `rollback` if the handler failed, raised or was cancelled. Until the first statement that writes, or `lock`, it
+    costs nothing: statements that only read run by themselves, each seeing what was committed before it. From then on
+    it is `held` and sees its own writes. Statements come one at a time, in order; an error of the database (raised as
+    the driver raises it) leaves the transaction usable where the database does, else the end reports it.
+
+    How long it may be held is the store's limit (`tx_hold_max`): where others would wait for it, as on SQLite, it is
+    rolled back by itself once the time is over, and everything after raises TransactionHeldTooLong, whose text has
+    what `where` said at that instant. A store whose writers don't wait for each other may hold it until `max_run`.
+
+    Refused with UsageError: what begins or ends a transaction (COMMIT, ROLLBACK, SAVEPOINT), settings of the
+    connection, and everything on the store's own tables. A store that can't refuse all of it says so in its page.
+    """
+
+    @property
+    def held(self) -> bool:
+        """Whether it has begun and not ended: now others may be waiting for it."""
+        ...
+
+    @property
+    def connection(self) -> Any:
+        """The driver's own connection, inside the transaction; UsageError where the store can't lend it."""
+        ...
+
+    async def execute(self, statement: Statement) -> list[tuple[Any, ...]]:
+        """Run a statement and give its rows."""
+        ...
+
+    async def lock(self) -> None:
+        """Begin now, so that what is read from here on can't change before it is written."""
+        ...
+
+    async def commit(
+        self, settlement: Settlement | None, staged: Sequence[Message] = (), sql: Sequence[Statement] = ()
+    ) -> bool:
+        """Run what was deferred, settle under the fence, put what was staged, and commit all of it, durably.
+
+        With a settlement `staged` and `sql` are its own (a message's, or the reservation's of a keyed call); None: a
+        call without key, which has no fence. False: the fence was lost, and everything was rolled back. Raises what
+        the database or a deferred statement raised, TransactionHeldTooLong, StoreError; then too nothing was
+        committed, but for a StoreError of a connection that broke meanwhile: there the fence tells, at the next
+        settlement. Also for one that was never held: then it may share a commit with others. A caller who stops
+        waiting doesn't stop it.
+        """
+        ...
+
+    async def rollback(self) -> None:
+        """Undo everything. Harmless where it is over already, and in the middle of a statement of a cancelled task."""
+        ...
+
+
 class Store(Protocol):
     """Ten things that every store does. Methods may be called concurrently from one event loop; `renew` is blocking
     and is called from a thread of its own, so that a lease survives a blocked loop."""
@@ -177,7 +237,15 @@ class Store(Protocol):
         with two or more losses may be among them."""
         ...
 
-    async def settle(self, settlements: Sequence[Settlement]) -> list[bool]: ...
+    async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
+        """Settle, one bool each: False where the fence was lost. Those with deferred SQL come by `claim` only."""
+        ...
+
+    def begin(self, where: Callable[[], str]) -> SqlTransaction:
+        """Open a transaction for one handling; it begins when it must. `where` says where its handler stands, and may
+        be called from any thread. Raises UsageError without the capability `sql`."""
+        ...
+
     def renew(self, holder: int, lease_s: float) -> Renewed: ...
     async def change(self, orders: Sequence[Order]) -> list[Changed]: ...
     async def read(self, ids: Sequence[bytes], *, bodies: bool = False) -> list[Record | None]: ...

@@ -31,6 +31,7 @@ from ringpost.store.port import (
     Put,
     Renewed,
     Report,
+    SqlTransaction,
     Tended,
     Woken,
 )
@@ -151,6 +152,10 @@ class SqliteStore:
         """Settle, one bool each: False where the fence was lost."""
         _check_staged(settlements)
         return await self._in_parts(settlements, lambda part: Ask(settlements=part, durable=_needs_sync(part)))
+
+    def begin(self, where: Callable[[], str]) -> SqlTransaction:
+        """Open a transaction for one handling."""
+        raise UsageError("SQL of handlers is not in this version")
 
     def renew(self, holder: int, lease_s: float) -> Renewed:
         """Lengthen a holder's leases; blocks, so call it from a thread of its own."""

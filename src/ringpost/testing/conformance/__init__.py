@@ -28,6 +28,7 @@ from ringpost.testing.conformance import (
     register,
     settling,
     timing,
+    transactions,
     transitions,
 )
 from ringpost.testing.conformance.suite import Advance, Case, MakeStore, Subject, Violation, check
@@ -36,6 +37,7 @@ CHAPTERS = (
     putting,
     claiming,
     settling,
+    transactions,
     timing,
     lines,
     leases,

@@ -11,7 +11,20 @@ from ringpost.core.message import Cause, Delivery, Message, Priority, Record, Se
 from ringpost.settings import Settings
 from ringpost.store.memory import MemoryStore
 from ringpost.store.memory_rows import Row
-from ringpost.store.port import Changed, Claimed, Filter, Note, Order, Put, Renewed, Replay, Store, Tended, Woken
+from ringpost.store.port import (
+    Changed,
+    Claimed,
+    Conclude,
+    Filter,
+    Note,
+    Order,
+    Put,
+    Renewed,
+    Replay,
+    Store,
+    Tended,
+    Woken,
+)
 from ringpost.testing.conformance import CASES, Advance, Violation, check, reading
 
 BEGIN_MS = 1_800_000_000_000
@@ -490,6 +503,70 @@ class ClaimsTwice(MemoryStore):
             if row.state is State.RUNNING:
                 self._rows.set_state(row, State.READY)
         return await super().claim(want, holder, lease_s, settlements, suspects=suspects)
+
+
+class ConcludesAnything(MemoryStore):
+    """Takes the outcome of a message that isn't away."""
+
+    def _conclude(self, row: Row, order: Conclude, now_ms: int) -> Changed:
+        if row.state is State.RUNNING:
+            self._rows.set_state(row, State.FORWARDED)
+        return super()._conclude(row, order, now_ms)
+
+
+class ConcludesAnyGeneration(MemoryStore):
+    """Takes the outcome of an earlier generation for this one's."""
+
+    def _conclude(self, row: Row, order: Conclude, now_ms: int) -> Changed:
+        return super()._conclude(row, structs.replace(order, generation=row.generation), now_ms)
+
+
+class ConcludesInSilence(MemoryStore):
+    """Tells nobody of the outcome that came from elsewhere."""
+
+    def _conclude(self, row: Row, order: Conclude, now_ms: int) -> Changed:
+        kept, row.headers = row.headers, b"{}"
+        done = super()._conclude(row, order, now_ms)
+        row.headers = kept
+        return done
+
+
+class ForgetsTheReceipt(MemoryStore):
+    """Hands over without keeping what the other store said."""
+
+    def _hand_over(self, row: Row, settlement: Settlement) -> None:
+        super()._hand_over(row, structs.replace(settlement, answer=None))
+
+
+class HandsOverInLine(MemoryStore):
+    """Keeps the line waiting until the outcome is there."""
+
+    def _hand_over(self, row: Row, settlement: Settlement) -> None:
+        passing, self._pass_on = self._pass_on, lambda row: None  # type: ignore[method-assign]
+        super()._hand_over(row, settlement)
+        self._pass_on = passing  # type: ignore[method-assign]
+
+
+class LosesWhatIsAway(MemoryStore):
+    """Keeps a message that is away under its lease."""
+
+    def _hand_over(self, row: Row, settlement: Settlement) -> None:
+        lease_ms = row.lease_ms
+        super()._hand_over(row, settlement)
+        row.lease_ms, self._rows._held[row.ref] = lease_ms, row
+
+    def _lose(self, row: Row, now_ms: int) -> None:
+        self._rows.set_state(row, State.READY)
+
+
+class CancelsNothingAway(MemoryStore):
+    """Forgets to tell the forwarder."""
+
+    def _cancel(self, row: Row, now_ms: int) -> Changed:
+        done = super()._cancel(row, now_ms)
+        if row.state is State.FORWARDED:
+            row.cancel_asked = False
+        return done
 
 
 TWINS: Sequence[type[MemoryStore]] = [

@@ -132,6 +132,7 @@ class Delivery(Struct, gc=False):
     kind: Kind = Kind.MESSAGE
     keep_s: int = 3600
     cancel_asked: bool = False
+    started_ms: int | None = None  # when it was first claimed; None: not told
 
 
 class Answer(Struct, gc=False):
@@ -154,6 +155,8 @@ class Failure(Struct, gc=False, omit_defaults=True):
     at_ms: int = 0
     host: str = ""
     version: str = ""
+    store_id: str = ""  # of a forward: which store may have taken it
+    reached_ms: int = 0  # of a forward: when one may have taken it for the first time
 
 
 Statement = tuple[str, Sequence[object] | Mapping[str, object]]
@@ -164,7 +167,9 @@ class Settlement(Struct, gc=False):
     """How a delivery ended. One commit does all of it, guarded by the fence, or none."""
 
     delivery: Delivery
-    to: State  # SUCCEEDED, FAILED, DEAD, CANCELLED; SCHEDULED (retry after delay_s); READY (released)
+    # SUCCEEDED, FAILED, DEAD, CANCELLED; SCHEDULED (retry after delay_s); READY (released); FORWARDED: another store
+    # has it, `answer` is what that one said, and an order (`Conclude`) brings the end
+    to: State
     answer: Answer | None = None
     staged: tuple[Message, ...] | list[Message] = ()
     delay_s: float = 0.0

@@ -32,6 +32,7 @@ from ringpost.store.port import (
     Cancel,
     Changed,
     Claimed,
+    Conclude,
     Depth,
     Drop,
     Facts,
@@ -59,6 +60,7 @@ _HAPPENINGS = {
     State.READY: Happening.RELEASE,
     State.DEAD: Happening.REJECT,
     State.CANCELLED: Happening.STOPPED,
+    State.FORWARDED: Happening.HAND_OVER,
 }
 
 
@@ -271,9 +273,18 @@ class MemoryStore:
             happening = _HAPPENINGS[settlement.to]
             told = settlement.to is not State.DEAD
             self._end(row, happening, settlement.to, settlement.cause, now_ms, settlement.answer, told=told)
+        elif settlement.to is State.FORWARDED:
+            self._hand_over(row, settlement)
         else:
             self._return(row, settlement, now_ms)
         return True
+
+    def _hand_over(self, row: Row, settlement: Settlement) -> None:
+        """Let another store have a row: here nothing is to be done but to wait for its outcome."""
+        row.cause, row.answer = settlement.cause, settlement.answer
+        self._drop_hold(row)
+        self._move(row, row.state, Happening.HAND_OVER, State.FORWARDED)
+        self._pass_on(row)
 
     def _return(self, row: Row, settlement: Settlement, now_ms: int) -> None:
         """Give a row back, at once or after a delay; in its line it stays the head."""
@@ -307,6 +318,8 @@ class MemoryStore:
             return Changed("unknown")
         if isinstance(order, Cancel):
             return self._cancel(row, now_ms)
+        if isinstance(order, Conclude):
+            return self._conclude(row, order, now_ms)
         if row.state is not State.DEAD:
             return Changed("too_late", row.state)
         if isinstance(order, Drop):
@@ -323,6 +336,16 @@ class MemoryStore:
             return Changed("requested", row.state)
         self._end(row, Happening.CANCEL, State.CANCELLED, Cause.CANCELLED, now_ms)
         return Changed("done", State.CANCELLED)
+
+    def _conclude(self, row: Row, order: Conclude, now_ms: int) -> Changed:
+        if row.generation != order.generation:
+            return Changed("conflict", row.state)
+        if row.state is not State.FORWARDED:
+            return Changed("too_late" if row.state.terminal else "conflict", row.state)
+        if order.failure is not None:
+            row.failures = [*row.failures, order.failure][-FAILURES_KEPT:]
+        self._end(row, Happening.OUTCOME, order.to, order.cause, now_ms, order.answer)
+        return Changed("done", order.to)
 
     def _replay(self, row: Row, order: Replay, now_ms: int) -> Changed:
         if row.generation != order.generation:

@@ -99,6 +99,7 @@ class Row(Struct):
             kind=self.kind,
             keep_s=self.keep_s,
             cancel_asked=self.cancel_asked,
+            started_ms=self.started_ms,
         )
 
     def ended(self, failure_queue: str) -> Ended:

@@ -13,7 +13,19 @@ from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
-from ringpost.core.message import Delivery, Kind, Message, Progress, Record, Settlement, State, Statement
+from ringpost.core.message import (
+    Answer,
+    Cause,
+    Delivery,
+    Failure,
+    Kind,
+    Message,
+    Progress,
+    Record,
+    Settlement,
+    State,
+    Statement,
+)
 from ringpost.core.receipt import Level
 
 Capability = Literal["sql", "lines", "priority", "find", "delay"]
@@ -95,13 +107,30 @@ class Report(Struct, frozen=True):
     progress: Progress
 
 
-Order = Cancel | Replay | Drop | Report
+class Conclude(Struct, frozen=True):
+    """End a forwarded message as it ended in the store that has it.
+
+    Only where the row is forwarded and still of this generation; the commit that ends it also puts the letters of
+    `core/farewell.py`, as for every end that the store itself makes. `to` is any end; the answer takes the place of
+    what was kept at the hand-over.
+    """
+
+    id: bytes
+    generation: int
+    to: State
+    cause: Cause = Cause.NONE
+    answer: Answer | None = None
+    failure: Failure | None = None
+
+
+Order = Cancel | Replay | Drop | Report | Conclude
 
 
 class Changed(Struct, gc=False):
-    """The answer to an order. `done`: it took effect. `requested`: a running handler was told (for a Report: go on, but
-    cancelling was asked for). `too_late`: the row was in `state`. `unknown`: no such row. `conflict`: other generation,
-    or for a Report the fence was lost."""
+    """The answer to an order. `done`: it took effect. `requested`: a running handler, or the forwarder of a forwarded
+    row, was told (for a Report: go on, but cancelling was asked for). `too_late`: the row was in `state`. `unknown`: no
+    such row. `conflict`: other generation, or for a Report the fence was lost; a Conclude finds the row not forwarded
+    while it lives."""
 
     result: Literal["done", "requested", "too_late", "unknown", "conflict"]
     state: State | None = None
@@ -238,7 +267,12 @@ class Store(Protocol):
         ...
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
-        """Settle, one bool each: False where the fence was lost. Those with deferred SQL come by `claim` only."""
+        """Settle under the fence, one bool each: False where it was lost. Those with deferred SQL come by `claim` only.
+
+        To FORWARDED: the row keeps the answer as any other, leaves its line (the next is woken), has no lease and never
+        expires or lapses: a Conclude ends it, a Cancel flags it and wakes who waits for its id, and `find` with that
+        state gives what is away, with answers.
+        """
         ...
 
     def begin(self, where: Callable[[], str]) -> SqlTransaction:

@@ -1,11 +1,11 @@
-"""Orders on single rows: cancel, replay, drop, and the progress of a running one."""
+"""Orders on single rows: cancel, replay, drop, the progress of a running one, the outcome of a forwarded one."""
 
 from typing import Any
 
 from ringpost.core.message import Cause, State
-from ringpost.store import sqlite_end
+from ringpost.store import sqlite_end, sqlite_settle
 from ringpost.store import sqlite_line as line
-from ringpost.store.port import Cancel, Changed, Drop, Order, Replay, Report
+from ringpost.store.port import Cancel, Changed, Conclude, Drop, Order, Replay, Report
 from ringpost.store.sqlite_db import first
 from ringpost.store.sqlite_rows import BASE, NO_ANSWER
 from ringpost.store.sqlite_turn import Turn
@@ -21,6 +21,9 @@ _REPLAY = (
     f" cause = {Cause.NONE}, status = {NO_ANSWER}, due_ms = ?2, started_ms = -created_ms, settled_ms = -created_ms,"
     " cancel_ms = -created_ms, expires_ms = NULL WHERE seq = ?3"
 )
+_CONCLUDED = "UPDATE ringpost_message SET status = ? WHERE seq = ?"
+_FORGET_ANSWER = "DELETE FROM ringpost_outcome WHERE seq = ?"
+_ATTEMPTS = "SELECT attempts FROM ringpost_message WHERE seq = ?"
 _PROGRESS = "INSERT OR REPLACE INTO ringpost_progress(seq, at_ms, share, note) VALUES (?, ?, ?, ?)"
 _AUDIT = "INSERT INTO ringpost_audit(at_ms, who, what, id, detail) VALUES (?, ?, ?, ?, ?)"
 
@@ -34,6 +37,8 @@ def obey(turn: Turn, order: Order) -> Changed:
         return Changed("unknown")
     if isinstance(order, Cancel):
         return _cancel(turn, order, found[0])
+    if isinstance(order, Conclude):
+        return _conclude(turn, order, found[0])
     state = State(found[0][1])
     if state is not State.DEAD:
         return Changed("too_late", state)
@@ -54,6 +59,26 @@ def _cancel(turn: Turn, order: Cancel, row: tuple[Any, ...]) -> Changed:
         return Changed("requested", state)
     sqlite_end.end(turn, [seq], State.CANCELLED, Cause.CANCELLED)
     return Changed("done", State.CANCELLED)
+
+
+def _conclude(turn: Turn, order: Conclude, row: tuple[Any, ...]) -> Changed:
+    """End a row as it ended where it was forwarded to."""
+    seq, state, generation = row[0], State(row[1]), row[2]
+    if generation - 1 != order.generation:
+        return Changed("conflict", state)
+    if state is not State.FORWARDED:
+        return Changed("too_late" if state.terminal else "conflict", state)
+    answer, db = order.answer, turn.db
+    if answer is None:
+        db.execute(_FORGET_ANSWER, (seq,))
+    else:
+        sqlite_settle.keep_answer(db, seq, answer)
+    if order.failure is not None:
+        attempts = first(db, _ATTEMPTS, (seq,))
+        sqlite_settle.keep_failure(db, seq, attempts % sqlite_settle.FAILURES_KEPT, order.failure)
+    db.execute(_CONCLUDED, (NO_ANSWER if answer is None else answer.status, seq))
+    sqlite_end.end(turn, [seq], order.to, order.cause, answer=answer)
+    return Changed("done", order.to)
 
 
 def _replay(turn: Turn, order: Replay, row: tuple[Any, ...]) -> Changed:

@@ -108,6 +108,7 @@ def _checked(turn: Turn, queue: Queue, rows: list[Claimable], blob: bytes) -> li
                     _KINDS[row.kind],
                     row.keep_s,
                     row.cancel_ms > 0,
+                    row.started_ms if row.started_ms > 0 else now_ms,
                 )
             )
         at = end

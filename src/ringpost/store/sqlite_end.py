@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from ringpost.core import farewell
-from ringpost.core.message import Cause, Ended, Failure, Kind, State
+from ringpost.core.message import Answer, Cause, Ended, Failure, Kind, State
 from ringpost.store import sqlite_line as line
 from ringpost.store.sqlite_rows import BASE, seqs
 from ringpost.store.sqlite_turn import Turn
@@ -28,7 +28,9 @@ _DELETE = {
 }
 
 
-def end(turn: Turn, rows: Sequence[int], to: State, cause: Cause, *, losses: int = 0) -> None:
+def end(
+    turn: Turn, rows: Sequence[int], to: State, cause: Cause, *, losses: int = 0, answer: Answer | None = None
+) -> None:
     """End rows that were read in this turn, wake who stands behind them, and stage what tells others."""
     if not rows:
         return
@@ -40,7 +42,7 @@ def end(turn: Turn, rows: Sequence[int], to: State, cause: Cause, *, losses: int
         tally.count(state, -1)
         tally.count(to, 1)
         tally.end(1, len(headers) + len(body))
-    _tell(turn, found, to, cause)
+    _tell(turn, found, to, cause, answer)
     turn.ring([row[1] for row in found])
 
 
@@ -49,7 +51,7 @@ def tell_deaths(turn: Turn, rows: Sequence[int], cause: Cause) -> None:
     _tell(turn, turn.db.execute(_ROWS, (seqs(rows),)).fetchall(), State.DEAD, cause)
 
 
-def _tell(turn: Turn, found: Sequence[tuple[Any, ...]], to: State, cause: Cause) -> None:
+def _tell(turn: Turn, found: Sequence[tuple[Any, ...]], to: State, cause: Cause, answer: Answer | None = None) -> None:
     for seq, id, queue, _, attempts, generation, headers, body, _, _ in found:
         name = turn.queues.numbered(queue).name
         ended = Ended(
@@ -61,7 +63,7 @@ def _tell(turn: Turn, found: Sequence[tuple[Any, ...]], to: State, cause: Cause)
             generation=generation - 1,
             headers=headers,
             body=body,
-            answer=None,
+            answer=answer,
             failures=failures_of(turn, seq),
             failure_queue=turn.look().failure_queue(name),
         )

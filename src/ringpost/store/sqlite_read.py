@@ -147,7 +147,7 @@ def _record(turn: Turn, row: tuple[Any, ...], bodies: bool) -> Record:
         body=row[20] if bodies else b"",
         answer=_answer(turn, seq, status),
         progress=_progress(turn, seq) if state == State.RUNNING else None,
-        failures=failures_of(turn, seq) if attempts > BASE or losses > BASE else [],
+        failures=failures_of(turn, seq) if attempts > BASE or losses > BASE or cause != Cause.NONE else [],
     )
 
 

@@ -243,6 +243,7 @@ class Claimable(msgspec.Struct, array_like=True, gc=False):
     kind: int
     keep_s: int
     cancel_ms: int
+    started_ms: int
     line_bytes: int
     headers_bytes: int
     body_bytes: int
@@ -250,12 +251,12 @@ class Claimable(msgspec.Struct, array_like=True, gc=False):
 
 _FETCH = (
     "SELECT json_group_array(json_array(seq, attempts, losses, generation, created_ms, expires_ms, kind, keep_s,"
-    " cancel_ms, ifnull(length(line), 0), length(headers), length(body))),"
+    " cancel_ms, started_ms, ifnull(length(line), 0), length(headers), length(body))),"
     " cast(group_concat(crc || ifnull(line, x'') || id || headers || body, '') AS BLOB) FROM ({rows})"
 )
 _ROW = (
-    "SELECT m.seq, attempts, losses, generation, created_ms, expires_ms, kind, keep_s, cancel_ms, line, crc, id,"
-    " headers, body FROM ringpost_message m JOIN ringpost_payload p ON p.seq = m.seq "
+    "SELECT m.seq, attempts, losses, generation, created_ms, expires_ms, kind, keep_s, cancel_ms, started_ms,"
+    " line, crc, id, headers, body FROM ringpost_message m JOIN ringpost_payload p ON p.seq = m.seq "
 )
 FETCH_READY = _FETCH.format(
     rows=_ROW + "WHERE queue = ?1 AND state = 4 AND losses < ?2 ORDER BY priority, m.seq LIMIT ?3"

@@ -29,6 +29,10 @@ _RETURN = (
     " FROM (SELECT value ->> 0 AS s, value ->> 1 AS due FROM json_each(?4)) d"
     " WHERE seq = d.s AND fence = ?5 AND state = 5"
 )
+_HAND_OVER = (
+    "UPDATE ringpost_message SET state = 6, status = ?1, cause = ?2, attempts = attempts + ?3"
+    " WHERE seq IN (SELECT value FROM carray(?4)) AND fence = ?5 AND state = 5"
+)
 _REMOVE = "DELETE FROM ringpost_message WHERE seq IN (SELECT value FROM carray(?1)) AND fence = ?2 AND state = 5"
 _RUNNING = (
     "SELECT json_group_array(json_array(seq, fence)) FROM ringpost_message"
@@ -39,6 +43,9 @@ _OUTCOME = (
     "INSERT OR REPLACE INTO ringpost_outcome(seq, content_type, retry_after_s, processed, body)"
     f" SELECT cast(substr(?1, 1 + (value >> {_OUTCOME_BITS}), 19) AS INTEGER), ?3, ?4, ?5,"
     f" substr(?1, 20 + (value >> {_OUTCOME_BITS}), value & {_OUTCOME_BYTES_MAX}) FROM carray(?2)"
+)
+_ONE_OUTCOME = (
+    "INSERT OR REPLACE INTO ringpost_outcome(seq, content_type, retry_after_s, processed, body) VALUES (?, ?, ?, ?, ?)"
 )
 _FAILURE = (
     "INSERT OR REPLACE INTO ringpost_failure(seq, slot, detail)"
@@ -116,6 +123,8 @@ def _settle_way(turn: Turn, way: _Way, rows: list[Settlement]) -> None:
         execute(_REMOVE, (refs, way.fence))
     elif way.to.terminal:
         execute(_SETTLE, (way.to, turn.now_ms, way.status, way.cause, charge, refs, way.fence))
+    elif way.to is State.FORWARDED:
+        execute(_HAND_OVER, (way.status, way.cause, charge, refs, way.fence))
     else:
         dues = [[one.delivery.ref, turn.now_ms + round(one.delay_s * 1000)] for one in rows]
         if way.to is State.READY:
@@ -125,7 +134,7 @@ def _settle_way(turn: Turn, way: _Way, rows: list[Settlement]) -> None:
         raise FenceLost
     if way.removed:
         sqlite_end.delete(turn, [one.delivery.ref for one in rows])
-    if way.to.terminal and not way.removed:
+    if (way.to.terminal or way.to is State.FORWARDED) and not way.removed:
         _leave_lines(turn, rows if way.to is not State.DEAD else _not_halting(turn, rows))
     _count(turn, way, rows)
 
@@ -189,6 +198,17 @@ def _after(turn: Turn, settlements: Sequence[Settlement]) -> None:
             turn.over |= over
     if turn.watched:
         turn.ring([one.delivery.id for one in settlements])
+
+
+def keep_answer(db: Db, seq: int, answer: Answer) -> None:
+    """Keep what a row was answered, in the place of what it was answered before."""
+    bindings = (seq, answer.content_type, answer.retry_after_s, answer.processed, answer.body)
+    db.execute(_ONE_OUTCOME, bindings)
+
+
+def keep_failure(db: Db, seq: int, slot: int, failure: Failure) -> None:
+    """Keep how a row failed, among its last failures."""
+    db.execute(_FAILURE, (msgspec.json.encode([[seq, slot, msgspec.json.encode(failure).decode()]]).decode(),))
 
 
 def _keep_answers(db: Db, answered: list[tuple[Delivery, Answer]]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from ringpost.core.keep import KEEP_DEAD_S
 from ringpost.core.life import Happening, allowed
 from ringpost.core.message import Cause, Delivery, Kind, Message, Progress, Reservation, Settlement, State
-from ringpost.store.port import Cancel, Drop, Replay, Report
+from ringpost.store.port import Cancel, Conclude, Drop, Replay, Report
 from ringpost.testing.conformance.suite import (
     HOLDER,
     LEASE_S,
@@ -61,7 +61,7 @@ async def bring(subject: Subject, state: State) -> Row:
         await subject.finish(delivery, State.READY)
         subject.advance(_TTL_S + 1)
         await subject.tend()
-    elif state.terminal:
+    elif state.terminal or state is State.FORWARDED:
         await subject.finish(delivery, state, Cause.REJECTED if state is State.DEAD else Cause.NONE)
     return Row(message, delivery)
 
@@ -128,6 +128,10 @@ async def _expire(subject: Subject, row: Row) -> None:
     await subject.tend()
 
 
+async def _conclude(subject: Subject, row: Row) -> None:
+    await subject.order(Conclude(row.message.id, 1, State.SUCCEEDED))
+
+
 async def _replay(subject: Subject, row: Row) -> None:
     await subject.order(Replay(row.message.id, 1))
 
@@ -166,6 +170,8 @@ _STEPS: dict[Happening, Callable[[Subject, Row], Awaitable[object]]] = {
     Happening.REJECT: _settling(State.DEAD),
     Happening.LEASE_END: _lose_the_lease,
     Happening.OVERTAKE: _overtake,
+    Happening.HAND_OVER: _settling(State.FORWARDED),
+    Happening.OUTCOME: _conclude,
     Happening.CANCEL: _cancel,
     Happening.STOPPED: _settling(State.CANCELLED),
     Happening.EXPIRE: _expire,
@@ -173,10 +179,6 @@ _STEPS: dict[Happening, Callable[[Subject, Row], Awaitable[object]]] = {
     Happening.DROP: _drop,
     Happening.PURGE: _purge,
 }
-
-# No settlement asks for these yet: they come with forwarding.
-NOT_YET = frozenset({Happening.HAND_OVER, Happening.OUTCOME})
-_STATES = tuple(state for state in State if state is not State.FORWARDED)
 
 
 def _pair(state: State, happening: Happening) -> Run:
@@ -200,6 +202,6 @@ def _name(state: State | None) -> str:
     return "nothing" if state is None else state.name
 
 
-for _state in _STATES:
+for _state in State:
     for _happening in _STEPS:
         CHAPTER.add(f"{_state.name.lower()}, {_happening}", _pair(_state, _happening), "lines", "delay")

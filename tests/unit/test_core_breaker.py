@@ -1,0 +1,267 @@
+"""The breaker of calls: opens on shares of enough calls, lets one probe out at a time, and forgets what is old."""
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ringpost.core.breaker import CALLS_MIN, GOOD_CLOSE, PAUSE_S_FIRST, PAUSE_S_MAX, WINDOW_S, Breaker, Rule
+
+QUICK_S, SLOW_S = 0.01, 3.0
+
+
+def opened(at_s: float = 0.0) -> Breaker:
+    breaker = Breaker()
+    for _ in range(CALLS_MIN):
+        breaker.bad(at_s, "it is down")
+    assert breaker.state == "open"
+    return breaker
+
+
+def feed(breaker: Breaker, ends: str, now_s: float = 0.0) -> list[bool]:
+    """Let calls end: `g`ood, `b`ad, `s`low but good."""
+    changes = []
+    for end in ends:
+        if end == "b":
+            changes.append(breaker.bad(now_s, "no"))
+        else:
+            changes.append(breaker.good(now_s, SLOW_S if end == "s" else QUICK_S))
+    return changes
+
+
+@pytest.mark.parametrize(
+    ("ends", "opens"),
+    [
+        ("b" * 19, False),
+        ("b" * 20, True),
+        ("g" * 10 + "b" * 10, True),
+        ("g" * 11 + "b" * 9, False),
+        ("g" * 100 + "b" * 99, False),
+        ("g" * 100 + "b" * 100, True),
+        ("b" * 10 + "g" * 10, False),  # a good end opens nothing
+        ("b" * 10 + "g" * 9 + "b", True),
+        ("s" * 19, False),
+        ("s" * 20, True),
+        ("g" * 4 + "s" * 16, True),
+        ("g" * 5 + "s" * 16, False),
+        ("b" * 9 + "s" * 11, False),  # neither share is reached
+    ],
+)
+def test_it_opens_at_half_failed_or_four_fifths_slow_of_twenty(ends: str, opens: bool) -> None:
+    breaker = Breaker()
+    changes = feed(breaker, ends)
+    assert (breaker.state == "open") is opens
+    assert any(changes) is opens
+    assert breaker.passing is not opens
+
+
+def test_thresholds_are_the_rule_s() -> None:
+    breaker = Breaker(Rule(error_rate=0.1, slow_rate=1.0, slow_s=10.0))
+    feed(breaker, "s" * 50)
+    assert breaker.state == "closed"
+    feed(breaker, "b" * 6)
+    assert breaker.state == "open"
+
+
+@given(st.lists(st.tuples(st.sampled_from("gb"), st.floats(0, 2)), max_size=150))
+def test_only_the_last_ten_seconds_count(ends: list[tuple[str, float]]) -> None:
+    """It never opens by calls older than the window, and always by those of its younger eight seconds."""
+    breaker, seen, now_s = Breaker(), list[tuple[float, str]](), 100.0
+    for end, pause_s in ends:
+        now_s += pause_s
+        seen.append((now_s, end))
+        feed(breaker, end, now_s)
+
+        def over(since_s: float, now_s: float = now_s) -> tuple[int, int]:
+            found = [kind for at_s, kind in seen if at_s > now_s - since_s]
+            return len(found), found.count("b")
+
+        reading = breaker.reading(now_s)
+        if breaker.state == "open":
+            calls, bad = over(WINDOW_S + 0.001)
+            assert bad > 0 and calls >= CALLS_MIN
+            return
+        for count, at in ((reading.calls, 0), (reading.errors, 1)):
+            assert over(WINDOW_S - 2)[at] <= count <= over(WINDOW_S + 0.001)[at]
+
+
+def test_open_it_lets_one_probe_out_after_a_pause() -> None:
+    breaker = opened(at_s=100.0)
+    assert not breaker.probe(100.0 + PAUSE_S_FIRST - 0.01, 200.0)
+    assert breaker.probe(100.0 + PAUSE_S_FIRST, 103.0)
+    assert breaker.state == "half_open"
+    assert not breaker.probe(101.0, 104.0), "one at a time"
+
+
+def test_five_good_probes_in_a_row_close_it() -> None:
+    breaker = opened()
+    now_s = PAUSE_S_FIRST
+    for number in range(GOOD_CLOSE):
+        assert not breaker.passing
+        assert breaker.probe(now_s, now_s + 1)
+        assert breaker.probed(now_s, good=True) is (number == GOOD_CLOSE - 1)
+    assert breaker.state == "closed" and breaker.passing
+    feed(breaker, "b" * 19, now_s)
+    assert breaker.passing, "it begins with an empty window"
+
+
+def test_a_probe_that_fails_doubles_the_pause_up_to_a_limit_and_begins_the_count_again() -> None:
+    breaker, now_s = opened(), PAUSE_S_FIRST
+    pauses = []
+    for _ in range(5):
+        assert breaker.probe(now_s, now_s)
+        assert not breaker.probed(now_s, good=False, error="still down")
+        pauses.append(breaker.probe_at_s - now_s)
+        now_s = breaker.probe_at_s
+    assert pauses == [1.0, 2.0, 2.0, 2.0, 2.0] and pauses[-1] == PAUSE_S_MAX
+    assert breaker.error == "still down"
+    for _ in range(GOOD_CLOSE - 1):
+        assert breaker.probe(now_s, now_s)
+        breaker.probed(now_s, good=True)
+    assert breaker.probe(now_s, now_s)
+    breaker.probed(now_s, good=False)
+    now_s = breaker.probe_at_s
+    assert breaker.probe(now_s, now_s)
+    assert not breaker.probed(now_s, good=True), "four before a failure are forgotten"
+
+
+def test_a_probe_that_says_nothing_is_followed_by_another() -> None:
+    breaker = opened()
+    assert breaker.probe(1.0, 2.0)
+    breaker.unprobed(1.1, pause=False)
+    assert breaker.probe(1.1, 2.0)
+    breaker.unprobed(1.2, pause=True)
+    assert not breaker.probe(1.2, 2.0)
+    assert breaker.probe(1.2 + PAUSE_S_FIRST, 2.0)
+
+
+def test_a_probe_that_is_never_heard_of_again_holds_it_only_until_its_time_is_over() -> None:
+    breaker = opened()
+    assert breaker.probe(1.0, 3.0)
+    assert not breaker.probe(3.5, 5.0)
+    assert breaker.probe(4.0, 6.0)
+
+
+def test_each_change_begins_another_epoch() -> None:
+    breaker = Breaker()
+    assert breaker.epoch == 0
+    feed(breaker, "b" * 20)
+    assert breaker.epoch == 1
+    for number in range(GOOD_CLOSE):
+        breaker.probe(1.0 + number, 9.0)
+        breaker.probed(1.0 + number, good=True)
+    assert breaker.epoch == 2
+
+
+def test_an_operator_holds_it_and_lets_it_go() -> None:
+    breaker = Breaker()
+    assert breaker.force("open", 0.0)
+    assert not breaker.force("open", 0.0)
+    assert not breaker.passing and not breaker.probe(100.0, 101.0), "forced open it probes nothing"
+    breaker.force("", 1.0)
+    assert breaker.passing
+
+    breaker = opened(at_s=0.0)
+    breaker.force("closed", 0.1)
+    assert breaker.passing
+    breaker.force("", 0.2)
+    assert not breaker.passing
+    assert breaker.probe(0.2, 1.0), "what is true is looked at at once"
+
+
+def test_a_forced_breaker_doesn_t_open_by_what_fails() -> None:
+    breaker = Breaker()
+    breaker.force("closed", 0.0)
+    feed(breaker, "b" * 100)
+    assert breaker.passing
+
+
+@given(st.lists(st.sampled_from("tpgbxn"), max_size=60))
+def test_never_are_two_probes_out(moves: list[str]) -> None:
+    assert_one_probe(opened(), moves)
+
+
+def assert_one_probe(breaker: Breaker, moves: list[str]) -> None:
+    now_s, out = 0.0, 0
+    for move in moves:
+        match move:
+            case "t":
+                now_s += 0.4
+            case "p" if not breaker.passing and breaker.probe(now_s, now_s + 1000):
+                out += 1
+            case "g" | "b" if out:
+                out -= 1
+                breaker.probed(now_s, good=move == "g")
+            case "x" | "n" if out:
+                out -= 1
+                breaker.unprobed(now_s, pause=move == "n")
+            case _:
+                pass
+        assert out <= 1
+        if breaker.state == "closed":
+            return
+
+
+class Generous(Breaker):
+    """A twin that lets a probe out whenever the pause is over, whatever is out already."""
+
+    def probe(self, now_s: float, until_s: float) -> bool:
+        if now_s < self.probe_at_s:
+            return False
+        self.state = "half_open"
+        return True
+
+
+class Patient(Breaker):
+    """A twin that closes by a single good probe."""
+
+    def probed(self, now_s: float, *, good: bool, error: str = "") -> bool:
+        if good:
+            self._change("closed", now_s)
+        return good
+
+
+class Forgetful(Breaker):
+    """A twin whose window never ends."""
+
+    def turn(self, now_s: float) -> None:
+        self.turn_s = now_s + 1
+
+
+def _as(twin: type[Breaker]) -> Breaker:
+    breaker = twin()
+    for _ in range(CALLS_MIN):
+        breaker.bad(0.0, "it is down")
+    return breaker
+
+
+def _two_probes() -> None:
+    assert_one_probe(_as(Generous), list("ttppp"))
+
+
+def _one_is_enough() -> None:
+    breaker = _as(Patient)
+    assert breaker.probe(1.0, 2.0)
+    breaker.probed(1.0, good=True)
+    assert not breaker.passing
+
+
+def _old_calls_count() -> None:
+    breaker = Forgetful()
+    feed(breaker, "b" * 19, 0.0)
+    feed(breaker, "b", 1000.0)
+    assert breaker.passing
+
+
+@pytest.mark.parametrize("broken", [_two_probes, _one_is_enough, _old_calls_count])
+def test_twins_are_caught(broken: Callable[[], None]) -> None:
+    with pytest.raises(AssertionError):
+        broken()
+
+
+def test_what_the_forgetful_twin_gets_wrong_is_right_here() -> None:
+    breaker = Breaker()
+    feed(breaker, "b" * 19, 0.0)
+    feed(breaker, "b", 1000.0)
+    assert breaker.passing

@@ -8,7 +8,23 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench import machine, report
-from bench.cases import calls, depth, drain, fairness, footprint, keys, processes, purge, send, stage, wake
+from bench.cases import (
+    breaker,
+    calls,
+    depth,
+    domino,
+    drain,
+    fairness,
+    footprint,
+    keys,
+    metastable,
+    overload,
+    processes,
+    purge,
+    send,
+    stage,
+    wake,
+)
 from bench.figures import Row
 from bench.peers.environment import HOME
 from bench.session import Session
@@ -27,6 +43,10 @@ CASES: dict[str, Callable[[Session], Iterator[Row]]] = {
     "asgi": calls.under_uvicorn,
     "memory": footprint.memory,
     "purge": purge.rows,
+    "domino": domino.rows,
+    "overload": overload.rows,
+    "metastable": metastable.rows,
+    "breaker": breaker.rows,
 }
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-Unit = Literal["/s", "µs", "ms", "MB", "×", "%", "loaded"]
+Unit = Literal["/s", "µs", "ms", "s", "MB", "×", "%", "loaded"]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Row:
 
 def ratio(ours: Figure, theirs: Figure) -> float:
     """Give how many times better ours is."""
-    smaller_is_better = ours.unit in ("µs", "ms", "MB")
+    smaller_is_better = ours.unit in ("µs", "ms", "s", "MB")
     return theirs.median / ours.median if smaller_is_better else ours.median / theirs.median
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from bench.chart import Chart
 from bench.figures import Beside, Figure, Target, Unit, number
 
 T = TypeVar("T")
@@ -23,6 +24,7 @@ class Session:
         self.folder = folder
         self.reps = reps
         self.quick = quick
+        self.charts: list[Chart] = []
         self._known: dict[str, Samples] = {}
         self._failed: dict[str, str] = {}
         self._made: dict[str, Any] = {}
@@ -71,6 +73,10 @@ class Session:
                 raise
         made: T = self._made[name]
         return made
+
+    def draw(self, chart: Chart) -> None:
+        """Keep what a case saw over time, for a picture of it."""
+        self.charts.append(chart)
 
     def say(self, text: str) -> None:
         self._progress("")

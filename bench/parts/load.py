@@ -16,6 +16,7 @@ class Options(Struct):
     server_pid: int
     at_once: int
     seconds: float
+    path: str = "/bench/echo"
 
 
 async def closed_loop(call: Callable[[], Awaitable[None]], asked: Options) -> dict[str, float]:

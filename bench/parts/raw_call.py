@@ -40,7 +40,7 @@ class Connection(asyncio.Protocol):
 
 async def main(asked: Options) -> None:
     host, _, port = asked.url.removeprefix("http://").rpartition(":")
-    head = f"POST /bench/echo HTTP/1.1\r\nhost: {host}:{port}\r\ncontent-type: application/json\r\ncontent-length: "
+    head = f"POST {asked.path} HTTP/1.1\r\nhost: {host}:{port}\r\ncontent-type: application/json\r\ncontent-length: "
     begin, loop, request = head.encode(), asyncio.get_running_loop(), job(23_456)
     idle = [(await loop.create_connection(lambda: Connection(loop), host, int(port)))[1] for _ in range(asked.at_once)]
 

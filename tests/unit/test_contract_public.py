@@ -22,6 +22,8 @@ PUBLIC = [
     "OperationFailed",
     "StateError",
     "LeaseLost",
+    "NotHere",
+    "NotYet",
     "TicketExpired",
     "TransactionHeldTooLong",
     "Problem",

@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ringpost.core import ids
+from ringpost.core.after import After, Awaited
 from ringpost.core.message import Priority
 from ringpost.wire import headers
 from ringpost.wire.headers import BadHeader, Preference
@@ -239,3 +241,48 @@ def test_what_a_receiver_says_is_never_an_error(value: str, now_s: float | None)
     after_s = headers.retry_after_s(value, now_s)
     assert after_s is None or after_s >= 0
     headers.traceparent(value)
+
+
+STORE, ONE, TWO = "5f0c8c2b9d1e4a37", ids.uuid7(1, 1), ids.uuid7(1, 2)
+
+
+def test_what_a_call_is_to_come_after() -> None:
+    token = headers.after(f"{STORE}; {ids.text(ONE)},shop.sold:{TWO.hex()}")
+    assert token == After(STORE, (Awaited(ONE), Awaited(TWO, "shop.sold")))
+    assert headers.after_text(token) == f"{STORE}; {ids.text(ONE)}, shop.sold:{ids.text(TWO)}"
+
+
+@given(
+    st.from_regex(r"[0-9A-Za-z_-]{1,64}", fullmatch=True),
+    st.lists(st.tuples(st.binary(min_size=16, max_size=16), st.sampled_from(["", "a.b", "shop_2.sold"])), min_size=1),
+)
+def test_what_is_written_of_it_is_read_as_it_was(store: str, awaited: list[tuple[bytes, str]]) -> None:
+    token = After(store, tuple(Awaited(*one) for one in awaited[:64]))
+    assert headers.after(headers.after_text(token)) == token
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        STORE,
+        f"{STORE};",
+        f"{STORE}; ,",
+        f"{STORE}; {ids.text(ONE)},",
+        f"{STORE}, {ids.text(ONE)}",
+        f"; {ids.text(ONE)}",
+        f"{STORE} ; {ids.text(ONE)}",
+        f"{'x' * 65}; {ids.text(ONE)}",
+        f"ü; {ids.text(ONE)}",
+        f"{STORE}; {ids.text(ONE)[:-1]}",
+        f"{STORE}; {ids.text(ONE)}; {ids.text(TWO)}",
+        f"{STORE}; {ids.text(ONE)}, {STORE}; {ids.text(TWO)}",
+        f"{STORE}; shop:{ids.text(ONE)}",
+        f"{STORE}; :{ids.text(ONE)}",
+        f"{STORE}; Shop.Sold:{ids.text(ONE)}",
+        f"{STORE}; " + ", ".join([ids.text(ONE)] * 65),
+    ],
+)
+def test_what_names_no_messages_of_a_store(value: str) -> None:
+    with pytest.raises(BadHeader, match="Ringpost-After: takes the id of a store, a semicolon and 1 to 64 ids"):
+        headers.after(value)

@@ -13,6 +13,8 @@ from ringpost.contract.errors import (
     DeadlineExceeded,
     InvalidRequest,
     LeaseLost,
+    NotHere,
+    NotYet,
     OperationFailed,
     Overloaded,
     Reject,
@@ -26,7 +28,7 @@ from ringpost.contract.errors import (
     UsageError,
 )
 from ringpost.contract.operation import Event, Operation
-from ringpost.contract.problem import Problem
+from ringpost.contract.problem import PROBLEM_URN, Problem
 from ringpost.core.message import Answer, Cause, State
 from ringpost.core.outcome import PROBLEMS, problem_answer, problem_of_end
 from ringpost.wire.headers import BadHeader
@@ -162,6 +164,9 @@ def test_an_undeclared_problem_is_no_answer() -> None:
         ("in_flight", Unavailable),
         ("cancelled", OperationFailed),
         ("too_late", StateError),
+        ("not_yet", NotYet),
+        ("never", StateError),
+        ("not_here", NotHere),
         ("gone", TicketExpired),
         ("too_large", UsageError),
         ("unsupported_media_type", UsageError),
@@ -191,6 +196,21 @@ def test_problems_of_ours(code: str, kind: type[RingpostError]) -> None:
     assert type(error) is kind
     assert "what happened" in str(error)
     assert "wire_shop.register" in str(error)
+
+
+def test_what_a_call_comes_after_is_named_and_nonsense_names_nothing() -> None:
+    def states(messages: object) -> object:
+        error = error_of(
+            409, msgspec.json.encode({"type": PROBLEM_URN + "not_yet", "messages": messages}), {}, WireShop.register
+        )
+        assert isinstance(error, NotYet) and error.processed == "no"
+        return error.states
+
+    assert states([{"id": "a", "state": "running"}, {"id": "b", "state": "unknown"}]) == {
+        "a": "running",
+        "b": "unknown",
+    }
+    assert states("nonsense") == states([5, "x"]) == states(None) == {}
 
 
 def test_every_problem_of_ours_is_tested() -> None:

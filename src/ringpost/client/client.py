@@ -297,6 +297,7 @@ class _Ways:
                     duplicate=accepted.duplicate,
                     receivers=accepted.receivers,
                     level=cast(Any, accepted.level),
+                    store=accepted.store_id,
                 )
             else:
                 done = await self._remote.accept(operation, call)
@@ -320,6 +321,7 @@ class _Ways:
             duplicate=receipt.duplicate,
             receivers=receipt.receivers,
             level=receipt.level,
+            store=receipt.store,
         )
 
 

@@ -13,7 +13,7 @@ from ringpost.client.options import checked_headers
 from ringpost.client.outcome import answer_from
 from ringpost.client.router import NO_OPTIONS, Router
 from ringpost.client.target import Target
-from ringpost.client.ticket import FINAL, Cancelling, Receipt, is_news
+from ringpost.client.ticket import FINAL, Cancelling, EventReceipt, Receipt, is_news
 from ringpost.contract.errors import (
     DeadlineExceeded,
     StateError,
@@ -55,6 +55,7 @@ class _Accepted(Struct):
     level: Level = "durable"
     duplicate: bool = False
     receivers: int = 1
+    store: str = ""
 
 
 class _Monitor(Struct, rename={"share": "percentComplete", "updated_at": "lastActionDateTime"}):
@@ -277,7 +278,10 @@ def _receipt(response: Response, asked: Operation[Any, Any] | Event[Any]) -> Rec
         found = _accepted.decode(response.body)
     except msgspec.MsgspecError as error:
         raise _no_door(asked.full_name) from error
-    return Receipt(found.id, duplicate=found.duplicate, receivers=found.receivers, level=found.level)
+    receipt = Receipt(
+        found.id, duplicate=found.duplicate, receivers=found.receivers, level=found.level, store=found.store
+    )
+    return EventReceipt(receipt, asked.full_name) if isinstance(asked, Event) else receipt
 
 
 def _status(response: Response, id: str) -> Status:

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
-from ringpost.client.after import tickets_after, wait_for
+from ringpost.client.after import Awaiting, receipts_of
 from ringpost.client.deadline import call_deadline_s
+from ringpost.client.effects import Effects
 from ringpost.client.instances import Instances
 from ringpost.client.options import check_call_options, check_operation, checked_headers, checked_key, priority_of
 from ringpost.client.outcome import decoded, reply_from, reply_of
 from ringpost.client.posting import check_size
 from ringpost.client.request import head, written
 from ringpost.client.target import Target, target_of
-from ringpost.contract.errors import Unavailable
+from ringpost.contract.errors import NotHere, Unavailable
 from ringpost.contract.operation import Operation
 from ringpost.contract.vocabulary import CallOptions, Reply, Request
 from ringpost.core.call import Call, Local
@@ -23,7 +24,7 @@ from ringpost.core.message import Priority
 from ringpost.settings import Settings
 from ringpost.store.hostclock import boot_id
 from ringpost.store.port import Store
-from ringpost.wire.headers import PRIORITY_WORDS, is_key, path_text, quoted
+from ringpost.wire.headers import PRIORITY_WORDS, after_text, is_key, path_text, quoted
 from ringpost.wire.http import Response
 from ringpost.wire.problem import PROCESSED
 
@@ -76,7 +77,24 @@ class Router:
         """
         call = self.prepared(operation, request, options, parent)
         if options and "after" in options:
-            await wait_for(tickets_after(options["after"]), call.deadline_s)
+            return await self._call_after(operation, call, options["after"])
+        return await self._answered(operation, call)
+
+    async def _call_after(self, operation: Operation[Request, Reply], call: Call, receipts: object) -> Reply:
+        """Call once the effects of messages are there: the receiver waits for them; where it can't, this side does."""
+        awaiting = Awaiting(receipts_of(receipts), Effects(self._store))
+        call.after = awaiting.token()
+        if call.after is not None:
+            try:
+                return await self._answered(operation, call)
+            except NotHere:
+                if not awaiting.can_wait():
+                    raise
+                call.after = None
+        await awaiting.wait(operation, call)
+        return await self._answered(operation, call)
+
+    async def _answered(self, operation: Operation[Request, Reply], call: Call) -> Reply:
         local = self._local
         if local is not None and local.serves(call.operation):
             return reply_of(operation, await local.call(call))
@@ -219,7 +237,7 @@ def _is_going(received: "Received") -> bool:
 
 
 def _is_special(call: Call) -> bool:
-    return call.priority is not Priority.NORMAL or call.attempt != 1
+    return call.priority is not Priority.NORMAL or call.attempt != 1 or call.after is not None
 
 
 def _headers_of(call: Call) -> list[tuple[str, str]]:
@@ -234,6 +252,8 @@ def _headers_of(call: Call) -> list[tuple[str, str]]:
         headers.append(("ringpost-path", path_text(call.path)))
     if call.attempt != 1:
         headers.append(("ringpost-attempt", str(call.attempt)))
+    if call.after is not None:
+        headers.append(("ringpost-after", after_text(call.after)))
     if call.trace:
         headers.append(("traceparent", call.trace))
         if call.tracestate:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ringpost.client.ticket import Receipt
+from ringpost.client.ticket import EventReceipt, Receipt
 from ringpost.contract.errors import Overloaded, RingpostError, StoreError, UsageError
 from ringpost.core import ids
 from ringpost.core.message import Message
@@ -22,7 +22,8 @@ class StoreSender:
         (put,) = await self._store.put((message,))
         if put.refused:
             raise refused(put, message)
-        return self._receipt(put)
+        receipt = self._receipt(put)
+        return EventReceipt(receipt, message.event) if message.event else receipt
 
     async def put_all(self, messages: Sequence[Message]) -> list[Receipt]:
         """Put in transactions of a thousand rows. Where some are refused, the rest of their thousand is safe all the
@@ -43,8 +44,13 @@ class StoreSender:
         return receipts
 
     def _receipt(self, put: Put) -> Receipt:
+        facts = self._store.facts
         return Receipt(
-            ids.text(put.id), duplicate=put.duplicate, receivers=put.receivers, level=self._store.facts.level
+            ids.text(put.id),
+            duplicate=put.duplicate,
+            receivers=put.receivers,
+            level=facts.level,
+            store=facts.store_id,
         )
 
 

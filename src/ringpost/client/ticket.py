@@ -50,12 +50,16 @@ class Receipt:
 
     `id` is the message's (an event's: the event's). `duplicate`: it had been sent before, and nothing new was stored.
     `receivers`: 1 for a send, 0 where nobody ever served the operation; for an event the number of its subscriptions.
+    `store`: the id of the store that keeps it; empty where it isn't known, and of what is staged.
     """
 
-    __slots__ = ("duplicate", "id", "level", "receivers")
+    __slots__ = ("duplicate", "id", "level", "receivers", "store")
 
-    def __init__(self, id: str, *, duplicate: bool = False, receivers: int = 1, level: Level = "durable") -> None:
+    def __init__(
+        self, id: str, *, duplicate: bool = False, receivers: int = 1, level: Level = "durable", store: str = ""
+    ) -> None:
         self.id = id
+        self.store = store
         self.duplicate = duplicate
         self.receivers = receivers
         self.level: Level = level
@@ -63,6 +67,23 @@ class Receipt:
     def __repr__(self) -> str:
         repeat = ", duplicate" if self.duplicate else ""
         return f"<{type(self).__name__} {self.id}, {self.level}, receivers {self.receivers}{repeat}>"
+
+
+class EventReceipt(Receipt):
+    """The receipt of an event: its id is the event's, and what happens to it are its deliveries."""
+
+    __slots__ = ("_event",)
+
+    def __init__(self, receipt: Receipt, event: str) -> None:
+        """Say of a receipt that it is an event's; `event` is its full name."""
+        super().__init__(
+            receipt.id,
+            duplicate=receipt.duplicate,
+            receivers=receipt.receivers,
+            level=receipt.level,
+            store=receipt.store,
+        )
+        self._event = event
 
 
 @final
@@ -80,8 +101,9 @@ class Ticket(Receipt, Generic[Reply]):
         duplicate: bool = False,
         receivers: int = 1,
         level: Level = "durable",
+        store: str = "",
     ) -> None:
-        super().__init__(id, duplicate=duplicate, receivers=receivers, level=level)
+        super().__init__(id, duplicate=duplicate, receivers=receivers, level=level, store=store)
         self._operation = operation
         self._source = source
 

@@ -69,6 +69,8 @@ class Caller(Sender):
 
         Raises UsageError and InvalidRequest before any I/O; the operation's Problems; OperationFailed; Unavailable,
         Overloaded and DeadlineExceeded. With `processed="maybe"` it may have taken effect: repeat only with a key.
+        `after`: at most 64 receipts whose effects it is to see; NotYet where they aren't there after 5 seconds (safe to
+        repeat), StateError where they never will be, NotHere where nobody can tell.
         """
 
     @abstractmethod

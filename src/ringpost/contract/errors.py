@@ -4,7 +4,7 @@
 other side said no. `OperationFailed`: it ended without an answer. `StateError`: what you refer to is no longer so.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -63,6 +63,17 @@ class DeadlineExceeded(TransportError, TimeoutError):
     """Say that the time is over. With `processed="maybe"` the effect may have happened: repeat only with a key."""
 
 
+class NotYet(DeadlineExceeded):
+    """Say that a call wasn't made as the effects it was to come after (`after=`) aren't there yet. Safe to repeat.
+
+    `states`: id of the message or event → where it stands: `accepted`, `running`, or `unknown`.
+    """
+
+    def __init__(self, message: str, *, states: Mapping[str, str] | None = None) -> None:
+        super().__init__(message, processed="no")
+        self.states: Mapping[str, str] = {} if states is None else states
+
+
 class OperationFailed(RingpostError):
     """Say that an operation ended without reply and without Problem.
 
@@ -86,6 +97,11 @@ class OperationFailed(RingpostError):
 
 class StateError(RingpostError):
     """Say that what is referred to is not, or no longer, in a state that allows it. Repeating changes nothing."""
+
+
+class NotHere(StateError):
+    """Say that a call wasn't made as nobody can tell the effects it was to come after (`after=`): the messages are in
+    another store than the receiver's, and the caller can't look there itself."""
 
 
 class LeaseLost(StateError):

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
+from ringpost.core.after import After
 from ringpost.core.message import Answer, Priority
 
 
@@ -33,6 +34,7 @@ class Call(Struct):
     trace: str = ""
     tracestate: str = ""
     identity: Identity | None = None
+    after: After | None = None  # it is handled once the effects of these are there
     owned: bool = False  # the task that brings it exists for it alone: the handler may run in it, and end it
 
 
@@ -43,6 +45,7 @@ class Accepted(Struct):
     duplicate: bool
     receivers: int
     level: str
+    store_id: str = ""  # of the store that keeps it
 
 
 class Local(Protocol):

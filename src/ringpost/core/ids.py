@@ -41,6 +41,11 @@ def derived(*parts: bytes | str) -> bytes:
     return bytes(id)
 
 
+def delivery(event_id: bytes, queue: str) -> bytes:
+    """Give the id of the delivery of an event for one subscription: a repeated publish meets it again."""
+    return derived(event_id, queue.encode())
+
+
 def hash128(*parts: bytes | str) -> bytes:
     """Hash parts to 16 bytes. Each goes in with its kind and length, so no two lists of parts read alike."""
     framed: list[bytes] = []

@@ -77,6 +77,8 @@ def call_of(request: Request, operation: str, timeout_s: float, longest_s: float
         call.path = read.path(headers["ringpost-path"])
     if "ringpost-attempt" in headers:
         call.attempt = read.attempt(headers["ringpost-attempt"])
+    if "ringpost-after" in headers:
+        call.after = read.after(headers["ringpost-after"])
     if "ringpost-callback" in headers:
         raise read.BadHeader(
             "Ringpost-Callback",

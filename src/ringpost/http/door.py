@@ -152,6 +152,12 @@ class Door:
             call.deadline_s = min(call.deadline_s, request.arrived_s + wait_s)
             applied = (("Preference-Applied", f"wait={wait_s:g}"), _VARY)
             return response_of(await self._host.call(call), applied)
+        if call.after is not None:
+            raise read.BadHeader(
+                "Ringpost-After",
+                request.headers["ringpost-after"],
+                "is for calls; a message is handled when its turn is",
+            )
         if self._host.store is None:
             raise Refused(503, "unavailable", "This process has no store: it can answer, but not later.")
         accepted = await self._host.accept(call)
@@ -201,6 +207,7 @@ class Door:
         receipt = {
             "id": ids.text(put.id),
             "level": store.facts.level,
+            "store": store.facts.store_id,
             "duplicate": put.duplicate,
             "receivers": put.receivers,
         }

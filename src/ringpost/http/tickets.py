@@ -72,7 +72,12 @@ class Tickets:
     async def accepted(self, request: Request, accepted: Accepted, headers: Headers) -> Response:
         """Say where a request goes on that became a message, and what its receipt is worth."""
         record = await self._read(accepted.id)
-        more = {"level": accepted.level, "duplicate": accepted.duplicate, "receivers": accepted.receivers}
+        more = {
+            "level": accepted.level,
+            "store": accepted.store_id,
+            "duplicate": accepted.duplicate,
+            "receivers": accepted.receivers,
+        }
         return self._monitor(request, record, 202, headers, more)
 
     # Reading.

@@ -113,7 +113,7 @@ class Acceptance:
         if put.delivery is not None:
             assert worker is not None
             worker.accept(put.delivery)
-        return Accepted(put.id, put.duplicate, put.receivers, store.facts.level)
+        return Accepted(put.id, put.duplicate, put.receivers, store.facts.level, store.facts.store_id)
 
     def _message(self, operation: Operation[Any, Any], call: Call, request: object, key: str | None) -> Message:
         name = operation.full_name

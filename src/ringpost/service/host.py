@@ -4,6 +4,7 @@ It is the Local of client and door: calls and messages for a handler that is her
 """
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,9 +12,10 @@ from typing import Any
 
 from msgspec import Struct
 
+from ringpost.client.effects import Effects
 from ringpost.client.router import Router
 from ringpost.contract.contract import events_of
-from ringpost.contract.errors import UsageError
+from ringpost.contract.errors import StoreError, UsageError
 from ringpost.contract.operation import Event, Operation
 from ringpost.contract.vocabulary import Provider
 from ringpost.core.call import Accepted, Call
@@ -33,6 +35,8 @@ from ringpost.service.worker import Worker, Working
 from ringpost.settings import Settings
 from ringpost.store.port import Store
 
+_LOG = logging.getLogger("ringpost.service")
+_RETRY_S = 1.0
 _GRACE_S = 20.0
 _LAST_S = 2.0
 
@@ -65,6 +69,7 @@ class Host:
     ) -> None:
         self._assembly: Assembly = assembled(services, overrides)
         self._store = store
+        self._effects = Effects(store)
         self._settings = settings
         self._give_up = give_up
         self._state = "starting"
@@ -141,7 +146,23 @@ class Host:
         handler = self._assembly.handlers.get(call.operation)
         if handler is None or handler.operation is None:
             return verdict.refusal("not_found", f"{call.operation} isn't served here.", call.operation)
-        return await self._running().pipeline.handle_call(handler, call)
+        pipeline = self._running().pipeline
+        if call.after is not None:  # before it takes a slot: the messages it waits for may need one
+            refused = await self._not_after(call)
+            if refused is not None:
+                return refused
+        return await pipeline.handle_call(handler, call)
+
+    async def _not_after(self, call: Call) -> Answer | None:
+        """Wait for the effects that a call is to come after; an answer where they aren't there in time."""
+        assert call.after is not None
+        try:
+            return await self._effects.refusal(call.after, call.deadline_s, call.operation)
+        except StoreError as error:
+            _LOG.error("a call to %s could not wait for what it comes after", call.operation, exc_info=error)
+            return verdict.refusal(
+                "unavailable", "The store can't be read now.", call.operation, retry_after_s=_RETRY_S
+            )
 
     async def accept(self, call: Call) -> Accepted | Answer:
         """Write the request first, born running here, and start it; an Answer where it was refused.

@@ -75,6 +75,8 @@ class StagedReceipt(Receipt):
         if name == "id":  # few read it: it is written as text when somebody does
             self.id = ids.text(self._raw)
             return self.id
+        if name == "store":
+            return ""  # which one shows with the commit
         if name in ("result", "status", "updates", "cancel"):
             raise UsageError(
                 f"{name} of a staged message: it leaves when this handler succeeds, so waiting for it here would never "

@@ -584,7 +584,7 @@ def _delivery_of_event(message: Message, queue: str) -> Message:
     name = queue.encode()
     return structs.replace(
         message,
-        id=ids.derived(message.id, name),
+        id=ids.delivery(message.id, queue),
         queue=queue,
         event="",
         line=None if message.line is None else ids.derived(message.line, name),

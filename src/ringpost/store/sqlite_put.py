@@ -81,7 +81,7 @@ def _for_subscription(event: Message, queue: str) -> Message:
     """Make of an event the message for one subscription: identity, line and key are the subscription's own."""
     name = queue.encode()
     return Message(
-        id=ids.derived(event.id, name),
+        id=ids.delivery(event.id, queue),
         queue=queue,
         body=event.body,
         headers=event.headers,

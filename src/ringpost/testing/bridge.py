@@ -149,6 +149,7 @@ class BridgedClient(Client):
             duplicate=ticket.duplicate,
             receivers=ticket.receivers,
             level=ticket.level,
+            store=ticket.store,
         )
 
 

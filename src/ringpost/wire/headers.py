@@ -11,6 +11,8 @@ from math import ceil, isfinite
 from msgspec import Struct
 
 from ringpost.contract.errors import UsageError
+from ringpost.core import ids
+from ringpost.core.after import IDS_MAX, After, Awaited
 from ringpost.core.message import Priority
 
 KEY_CHARS_MAX = 255
@@ -27,6 +29,7 @@ _KEY = re.compile(r"[\x20-\x7e]{1,255}")
 _STRING = re.compile(r'"(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*"')
 _ESCAPE = re.compile(r'\\(["\\])')
 _OPERATION = re.compile(r"[a-z0-9_]{1,64}(?:\.[a-z0-9_]{1,64}){1,4}")
+_STORE_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _TRACE = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _DATE = re.compile(r"[A-Z][a-z]{2}, ([0-9]{2}) ([A-Z][a-z]{2}) ([0-9]{4}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -136,6 +139,37 @@ def path(value: str) -> tuple[str, ...]:
 def path_text(operations: tuple[str, ...]) -> str:
     """Write Ringpost-Path; of a longer one the end, in which a circle shows."""
     return ", ".join(operations[-PATH_ITEMS_MAX:])
+
+
+def after(value: str) -> After:
+    """Read Ringpost-After: the id of a store, and 1 to 64 ids of messages or, each behind its name, of events:
+    `5f0c8c2b9d1e4a37; 0190c2c6-0c5e-7c8e-9d5a-3f2b1a0c9d8e, accounts.registered:0190c2c6-…`."""
+    store_id, semicolon, listed = value.partition(";")
+    items = listed.split(",", IDS_MAX)
+    if not semicolon or _STORE_ID.fullmatch(store_id) is None or len(items) > IDS_MAX:
+        raise _no_after(value)
+    return After(store_id, tuple(_awaited(item.strip(), value) for item in items))
+
+
+def after_text(after: After) -> str:
+    """Write Ringpost-After."""
+    items = [f"{one.event}:{one.text}" if one.event else one.text for one in after.awaited]
+    return f"{after.store_id}; {', '.join(items)}"
+
+
+def _awaited(item: str, value: str) -> Awaited:
+    event, colon, text = item.rpartition(":")
+    if colon and _OPERATION.fullmatch(event) is None:
+        raise _no_after(value)
+    try:
+        return Awaited(ids.parse(text), event)
+    except ValueError:
+        raise _no_after(value) from None
+
+
+def _no_after(value: str) -> BadHeader:
+    detail = f"takes the id of a store, a semicolon and 1 to {IDS_MAX} ids of messages, with commas between them"
+    return BadHeader("Ringpost-After", value, detail)
 
 
 def traceparent(value: str | None) -> str:

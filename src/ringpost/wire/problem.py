@@ -14,6 +14,8 @@ from msgspec import Struct
 from ringpost.contract.errors import (
     DeadlineExceeded,
     InvalidRequest,
+    NotHere,
+    NotYet,
     OperationFailed,
     Overloaded,
     Processed,
@@ -185,6 +187,17 @@ def _state(answered: Answered) -> RingpostError:
     return StateError(answered.said)
 
 
+def _not_yet(answered: Answered) -> RingpostError:
+    messages = answered.members.get("messages")
+    listed = cast("list[object]", messages) if isinstance(messages, list) else []
+    named = [cast("dict[str, object]", one) for one in listed if isinstance(one, dict)]
+    return NotYet(answered.said, states={str(one.get("id")): str(one.get("state")) for one in named})
+
+
+def _not_here(answered: Answered) -> RingpostError:
+    return NotHere(answered.said)
+
+
 def _gone(answered: Answered) -> RingpostError:
     return TicketExpired(answered.said)
 
@@ -205,6 +218,9 @@ _BY_CODE: Mapping[str, Callable[[Answered], RingpostError]] = {
     "not_found": _not_there,
     "method_not_allowed": _not_there,
     "in_flight": _unavailable,
+    "never": _state,
+    "not_here": _not_here,
+    "not_yet": _not_yet,
     "cancelled": _ended("cancelled"),
     "too_late": _state,
     "gone": _gone,

@@ -49,6 +49,7 @@ FOR = {
     "tls_cert": "certificate chain, PEM; with `tls_key`",
     "tls_key": "its private key, PEM",
     "lease": "how long a claimed message belongs to a worker that gives no sign of life; at least 1; the same for all",
+    "tx_hold_max": "how long a handler's `Transaction` may keep others from writing to a SQLite store; at most 5",
     "keep_bytes": "room for ended messages; beyond it the oldest without a key go early",
     "depth_max": "messages that a queue takes from outside; what handlers stage is never refused",
     "depth_bytes_max": "the same, by size",

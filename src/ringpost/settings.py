@@ -28,6 +28,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     tls_cert: str | None = None
     tls_key: str | None = None
     lease_s: float = 30.0
+    tx_hold_max_s: float = 0.25
     keep_bytes: int = 1 << 30
     depth_max: int = 1_000_000
     depth_bytes_max: int = 1 << 30
@@ -54,6 +55,7 @@ _KINDS = {field.name: field.type for field in fields(Settings)}
 _PATHS = ("tls_cert", "tls_key")
 _LEVELS = ("durable", "replicated", "buffered")
 _LEAST = {"lease_s": 1.0}
+_MOST = {"tx_hold_max_s": 5.0}  # renewals of leases wait as long
 _OFF = ("", "none", "off")
 _EXAMPLES = {
     "store": '"sqlite:///ringpost.db"',
@@ -226,6 +228,9 @@ def _checked_number(name: str, value: Any, where: str) -> int | float:
     least = _LEAST.get(name, 1 if kind is int else 0.0)
     if value < least or (kind is float and value == 0):
         raise UsageError(f"{where} must be {f'at least {least:g}' if least else 'more than 0'}, not {value!r}.")
+    most = _MOST.get(name)
+    if most is not None and value > most:
+        raise UsageError(f"{where} must be at most {most:g}, not {value!r}.")
     return value if kind is int else float(value)
 
 

@@ -200,7 +200,8 @@ class SqlTransaction(Protocol):
 
     How long it may be held is the store's limit (`tx_hold_max`): where others would wait for it, as on SQLite, it is
     rolled back by itself once the time is over, and everything after raises TransactionHeldTooLong, whose text has
-    what `where` said at that instant. A store whose writers don't wait for each other may hold it until `max_run`.
+    what `where` said at that instant; the store's other methods may wait for it as well. A store whose writers don't
+    wait for each other may hold it until `max_run`.
 
     Refused with UsageError: what begins or ends a transaction (COMMIT, ROLLBACK, SAVEPOINT), settings of the
     connection, and everything on the store's own tables. A store that can't refuse all of it says so in its page.

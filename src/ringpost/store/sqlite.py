@@ -37,13 +37,15 @@ from ringpost.store.port import (
 )
 from ringpost.store.sqlite_db import first
 from ringpost.store.sqlite_purge import Upkeep
+from ringpost.store.sqlite_reader import Reader
 from ringpost.store.sqlite_rows import BODY_MAX, HEADERS_MAX
+from ringpost.store.sqlite_transaction import Ending, SqliteTransaction
 from ringpost.store.sqlite_turn import Turn
 from ringpost.store.sqlite_waiting import Waiting
-from ringpost.store.sqlite_writer import ROWS_MAX, Ask, Want, Writer
+from ringpost.store.sqlite_writer import ROWS_MAX, Ask, Want, Writer, ask_of
 from ringpost.store.wakeup import Bell, tone
 
-CAPABILITIES: frozenset[Capability] = frozenset({"lines", "priority", "find", "delay"})
+CAPABILITIES: frozenset[Capability] = frozenset({"lines", "priority", "find", "delay", "sql"})
 
 _log = logging.getLogger("ringpost.store")
 
@@ -86,6 +88,8 @@ class SqliteStore:
         self._waiting: Waiting | None = None
         self._heard: dict[int, tuple[int, float]] = {}  # holder → when it was last heard of (uptime), its lease
         self._upkeep = Upkeep()
+        self.reader = Reader(self._path)
+        self.hold_s = self._settings.tx_hold_max_s
         self._data_version = 0
         self.facts = Facts("", "durable", CAPABILITIES, f"sqlite:///{self._path}")
 
@@ -121,6 +125,7 @@ class SqliteStore:
         if self._waiting is not None:
             self._waiting.close()
         await loop.run_in_executor(None, self._writer.stop)
+        await loop.run_in_executor(None, self.reader.close)
         if self._bell is not None:
             self._bell.close()
 
@@ -154,13 +159,14 @@ class SqliteStore:
         return await self._in_parts(settlements, lambda part: Ask(settlements=part, durable=_needs_sync(part)))
 
     def begin(self, where: Callable[[], str]) -> SqlTransaction:
-        """Open a transaction for one handling."""
-        raise UsageError("SQL of handlers is not in this version")
+        """Open a transaction for one handling. It has the turn of all who write from its first write on, for at most
+        `tx_hold_max`."""
+        return SqliteTransaction(self, where)
 
     def renew(self, holder: int, lease_s: float) -> Renewed:
         """Lengthen a holder's leases; blocks, so call it from a thread of its own."""
         self._heard[holder] = (self._clock.uptime_ms(), lease_s)
-        self._check_usable()
+        self.check_usable()
         reply: concurrent.futures.Future[Renewed] = concurrent.futures.Future()
         ask = Ask(act=lambda turn: sqlite_tend.renew(turn, holder, lease_s), early=True, durable=False, reply=reply)
         self._writer.send([ask])
@@ -226,13 +232,37 @@ class SqliteStore:
 
     async def wait(self, queues: frozenset[str], ids: frozenset[bytes], timeout_s: float) -> Woken:
         """Wait for work in the queues or the end of the ids; returns at once where there is some already."""
-        self._check_usable()
+        self.check_usable()
         assert self._waiting is not None
         return await self._waiting.wait(queues, ids, timeout_s)
 
+    # --- for transactions
+
+    def hold(self, transaction: SqliteTransaction) -> None:
+        """Let a transaction have the turn when it is its time."""
+        self._flush()  # what was asked for before it goes before it
+        self._writer.hold(transaction)
+
+    async def commit_shared(self, ending: Ending) -> bool:
+        """Commit what needs no turn of its own together with others. Raises what a deferred statement raised."""
+        ask = ask_of(ending)
+        if not (ask.settlements or ask.staged or ask.sql):
+            return True
+        _check_staged(ask.settlements)
+        for message in ask.staged:
+            _check(message)
+        while True:
+            done: list[bool] = await self._ask(ask)
+            if not ask.undone:
+                return done[0]
+            for failure in ask.undone.values():  # None: there was no time for it in that commit
+                if failure is not None:
+                    raise failure
+
     # --- handing over
 
-    def _check_usable(self) -> None:
+    def check_usable(self) -> None:
+        """Raise StoreError where nothing can be asked of it."""
         if self._loop is None:
             raise StoreError(f"the store {self._path} is not open")
         if os.getpid() != self._pid:
@@ -244,7 +274,7 @@ class SqliteStore:
 
     async def _ask(self, ask: Ask) -> Any:
         """Hand an entry over with all others of this turn of the loop, and wait for its answer."""
-        self._check_usable()
+        self.check_usable()
         assert self._loop is not None
         ask.reply = self._loop.create_future()
         if not self._outbox:

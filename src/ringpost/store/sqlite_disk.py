@@ -30,6 +30,18 @@ class FileGone(Exception):
     """Say that the file at the store's path isn't the one that is open: what is written into that nobody finds."""
 
 
+# What makes a store unusable: after it nobody knows what is on the disk.
+FATAL = (
+    apsw.IOError,
+    apsw.CorruptError,
+    apsw.NotADBError,
+    apsw.ReadOnlyError,
+    apsw.CantOpenError,
+    apsw.NoMemError,
+    FileGone,
+)
+
+
 class Disk:
     """The room of one store. Used by its store thread alone, except for `full`'s reading."""
 

@@ -138,6 +138,7 @@ def _configure(db: Db) -> None:
     db.pragma("synchronous", 2)
     db.pragma("trusted_schema", 0)
     db.pragma("cell_size_check", 1)
+    db.pragma("foreign_keys", 1)  # for the tables of users: ours have none
     if db.pragma("synchronous") != 2:
         raise StoreError("SQLite does not keep synchronous = FULL, so a receipt would not be durable")
 

@@ -69,17 +69,7 @@ class _Way(msgspec.Struct, frozen=True, gc=False):
     removed: bool
 
 
-def settle_all(turn: Turn, settlements: Sequence[Settlement]) -> list[bool]:
-    """Apply settlements; False for each whose fence is lost, of which nothing is applied."""
-    if turn.careful:
-        held = _held(turn, settlements)
-        _apply(turn, [settlement for settlement, won in zip(settlements, held, strict=True) if won])
-        return held
-    _apply(turn, settlements)
-    return [True] * len(settlements)
-
-
-def _held(turn: Turn, settlements: Sequence[Settlement]) -> list[bool]:
+def held(turn: Turn, settlements: Sequence[Settlement]) -> list[bool]:
     """Look which of the rows still are their holders'. A second settlement of a row has lost to the first."""
     found = first(turn.db, _RUNNING, (seqs([one.delivery.ref for one in settlements]),))
     running = dict(decode_pairs(found))
@@ -91,7 +81,8 @@ def _held(turn: Turn, settlements: Sequence[Settlement]) -> list[bool]:
     return held
 
 
-def _apply(turn: Turn, settlements: Sequence[Settlement]) -> None:
+def settle(turn: Turn, settlements: Sequence[Settlement]) -> None:
+    """Apply settlements. Raises FenceLost if one is no longer its holder's: then the turn must be rolled back."""
     ways: defaultdict[_Way, list[Settlement]] = defaultdict(list)
     key = (0, State.SUCCEEDED, 0, Cause.NONE, True, False)
     group: list[Settlement] = []

@@ -1,11 +1,13 @@
 """The store thread: one thread with the one connection, one transaction a turn for all that has come in meanwhile.
 
-In a transaction: settle, what was staged, puts, claims, then everything else. `synchronous` is FULL where somebody will
-be told that something is kept, NORMAL for claims, renewals, progress and releases alone.
+In a transaction: deferred SQL, settle, what was staged, puts, claims, then everything else. Between two of them a
+handler's transaction has the turn, if one asks for it (`sqlite_transaction.py`). `synchronous` is FULL where somebody
+will be told that something is kept, NORMAL for claims, renewals, progress and releases alone.
 """
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -16,32 +18,26 @@ from msgspec import Struct
 
 from ringpost.contract.errors import StoreError
 from ringpost.core import lease
-from ringpost.core.message import Message, Settlement
+from ringpost.core.message import Message, Settlement, Statement
 from ringpost.settings import Settings
-from ringpost.store import sqlite_claim, sqlite_notes, sqlite_put, sqlite_schema, sqlite_settle
+from ringpost.store import sqlite_claim, sqlite_deferred, sqlite_notes, sqlite_put, sqlite_schema, sqlite_settle
 from ringpost.store.highwater import HighWater
 from ringpost.store.hostclock import HostClock
 from ringpost.store.port import Claimed, Put
 from ringpost.store.sqlite_db import Db
-from ringpost.store.sqlite_disk import Disk, FileGone
+from ringpost.store.sqlite_deferred import DeferredFailed, Failures, Overthrown
+from ringpost.store.sqlite_disk import FATAL, Disk
+from ringpost.store.sqlite_guard import Guard
 from ringpost.store.sqlite_purge import mark
 from ringpost.store.sqlite_put import EventMismatch, Room
 from ringpost.store.sqlite_register import Register
 from ringpost.store.sqlite_settle import FenceLost
+from ringpost.store.sqlite_transaction import Ending, SqliteTransaction
 from ringpost.store.sqlite_turn import Queues, Turn
 from ringpost.store.turnstile import Turnstile
 
 ROWS_MAX = 1000  # of one transaction
 FULL, NORMAL = 2, 1
-FATAL = (
-    apsw.IOError,
-    apsw.CorruptError,
-    apsw.NotADBError,
-    apsw.ReadOnlyError,
-    apsw.CantOpenError,
-    apsw.NoMemError,
-    FileGone,
-)
 
 _log = logging.getLogger("ringpost.store")
 
@@ -57,10 +53,14 @@ class Want(Struct):
 
 class Ask(Struct, eq=False):
     """One entry for the store thread, and its answer. `act` does what is no settlement, put or claim; with `reads` it
-    runs outside of any transaction. `done` is called on the store thread once the answer is certain."""
+    runs outside of any transaction. `done` is called on the store thread once the answer is certain. `staged` and `sql`
+    are of a call that settles nothing. `undone`: by their places, the settlements (or here, under 0) whose deferred SQL
+    failed."""
 
     settlements: Sequence[Settlement] = ()
     messages: Sequence[Message] = ()
+    staged: Sequence[Message] = ()
+    sql: Sequence[Statement] = ()
     want: Want | None = None
     act: Callable[[Turn], Any] | None = None
     early: bool = False  # renewals come before everything: what is alive is never swept in the same turn
@@ -69,13 +69,15 @@ class Ask(Struct, eq=False):
     reply: Any = None  # the future that waits for it
     done: Callable[["Ask"], None] | None = None
     value: Any = None
+    undone: Mapping[int, Exception | None] = {}
     error: BaseException | None = None
 
     @property
     def rows(self) -> int:
         wanted = sum(self.want.queues.values()) if self.want is not None else 0
-        staged = sum([len(one.staged) for one in self.settlements])
-        return len(self.settlements) + staged + len(self.messages) + wanted
+        staged = sum([len(one.staged) + len(one.sql) for one in self.settlements])
+        own = len(self.messages) + len(self.staged) + len(self.sql)
+        return len(self.settlements) + staged + own + wanted
 
 
 class Writer:
@@ -100,7 +102,8 @@ class Writer:
         self._committed_hook = committed
         self._watched = watched
         self._failed_hook = failed
-        self._inbox: SimpleQueue[list[Ask] | None] = SimpleQueue()
+        self._inbox: SimpleQueue[list[Ask] | SqliteTransaction | None] = SimpleQueue()
+        self._transactions: deque[SqliteTransaction] = deque()  # those that wait for the turn
         self._thread: threading.Thread | None = None
         self._opening: tuple[bool, bool] = (False, False)
         self._opened: SimpleQueue[BaseException | None] = SimpleQueue()
@@ -131,6 +134,10 @@ class Writer:
         """Hand entries over. They may be merged with others, and are answered in their order."""
         self._inbox.put(asks)
 
+    def hold(self, transaction: SqliteTransaction) -> None:
+        """Let a handler's transaction have the turn when it is its time."""
+        self._inbox.put(transaction)
+
     def stop(self) -> None:
         """Finish what is in the inbox, checkpoint and close; blocks until it is done."""
         self._inbox.put(None)
@@ -158,19 +165,29 @@ class Writer:
             self._close()
 
     def _serve(self) -> bool:
-        """Work one turn: everything that has come in, in transactions of bounded size. False once told to stop."""
-        asks = self._inbox.get()
-        going = asks is not None
-        batch = list(asks or ())
-        while going:
-            try:
-                more = self._inbox.get_nowait()
-            except Empty:
-                break
-            going = more is not None
-            batch += more or ()
+        """Work one turn: everything that has come in, in transactions of bounded size, then one handler's transaction.
+        False once told to stop and nothing is left."""
+        batch: list[Ask] = []
+        going = True
+        try:
+            entry = self._inbox.get(block=not self._transactions)
+            while going:
+                if isinstance(entry, list):
+                    batch += entry
+                elif entry is None:
+                    going = False
+                else:
+                    self._transactions.append(entry)
+                entry = self._inbox.get_nowait() if going else None
+        except Empty:
+            pass
         for part in _parts(batch):
             self._answer(part)
+        if self._transactions:
+            self._hold(self._transactions.popleft())
+        if self._transactions and not going:
+            self._inbox.put(None)  # to be told again
+            return True
         return going
 
     def _answer(self, asks: list[Ask]) -> None:
@@ -189,6 +206,7 @@ class Writer:
         self._turnstile = Turnstile(self._path)
         self._mark = HighWater(self._path)
         self.disk = Disk(self._path, self.db)
+        self._guard = Guard(self.db)
         self.db.set_wal_hook(self._wal_grew)
         self._queues = Queues(self.db)
         self._register = Register(self.db)
@@ -256,9 +274,7 @@ class Writer:
         except apsw.FullError:
             self._write_without_room(asks)
         except apsw.BusyError as exc:
-            busy = StoreError(f"another program holds the store {self._path} locked: {exc}")
-            busy.__cause__ = exc
-            _refuse(asks, busy)
+            _refuse(asks, _busy(self._path, exc))
         except Exception as exc:  # noqa: BLE001 (one bad entry must not fail the others)
             if len(asks) == 1:
                 asks[0].error = exc
@@ -274,60 +290,97 @@ class Writer:
         except FATAL as exc:
             _refuse(asks, self._fail(exc))
         except apsw.Error as exc:
-            full = StoreError(f"the disk of {self._path} is full; free some room")
-            full.__cause__ = exc
-            _refuse(asks, full)
+            _refuse(asks, _full(self._path, exc))
 
     def _transact_twice(self, asks: list[Ask]) -> None:
-        try:
-            self._transact(asks, careful=False)
-        except (FenceLost, EventMismatch):
-            self._transact(asks, careful=True)
+        """Take all to be well; where it isn't, take the turn again with a look at each. What ends the transaction of
+        others is left out then."""
+        careful = False
+        spoilt: dict[int, Exception] = {}
+        while True:
+            try:
+                self._transact(asks, careful=careful, spoilt=spoilt)
+                return
+            except Overthrown as overthrown:
+                spoilt[overthrown.place] = overthrown.error
+            except (FenceLost, EventMismatch, DeferredFailed):
+                if careful:
+                    raise
+                careful = True
 
-    def _transact(self, asks: list[Ask], *, careful: bool) -> None:
+    def _transact(self, asks: list[Ask], *, careful: bool, spoilt: Mapping[int, Exception]) -> None:
         self._set_synchronous(FULL if any(ask.durable for ask in asks) else NORMAL)
+
+        def work() -> Turn:
+            turn = self._new_turn()
+            turn.careful = careful
+            self._work(turn, asks, spoilt)
+            return turn
+
+        self._have_turn(work)
+
+    def _have_turn(self, work: Callable[[], Turn | None]) -> bool:
+        """Take the turn, and do in one transaction what gives the Turn to commit, or None to undo it."""
         started_ms = self._clock.uptime_ms()
         self._turnstile.take()
         try:
             self.disk.check_there()
-            turn = self._new_turn()
-            turn.careful, turn.watched = careful, self._watched()
             self.db.execute("BEGIN IMMEDIATE")
             try:
-                self._work(turn, asks)
-                self._committing_hook(turn)
-                self.db.execute("COMMIT")
+                turn = work()
+                if turn is None:
+                    self._roll_back()
+                else:
+                    self._committing_hook(turn)
+                    self.db.execute("COMMIT")
             except BaseException:
                 self._roll_back()
                 raise
-            self._after_commit(turn, started_ms)
+            if turn is None:
+                self._note_access(started_ms)
+            else:
+                self._after_commit(turn, started_ms)
         finally:
             self._turnstile.leave()
-        self._committed_hook(turn)
+        if turn is not None:
+            self._committed_hook(turn)
+        return turn is not None
 
-    def _work(self, turn: Turn, asks: list[Ask]) -> None:
+    def _work(self, turn: Turn, asks: list[Ask], spoilt: Mapping[int, Exception]) -> None:
         if turn.now_ms // 60_000 != self._marked_minute:
             turn.base()  # a mark says what there was before this minute's first
         for ask in asks:
             if ask.early and ask.act is not None:
                 ask.value = ask.act(turn)
         settlements = [one for ask in asks for one in ask.settlements]
-        settled = sqlite_settle.settle_all(turn, settlements) if settlements else []
+        held = sqlite_settle.held(turn, settlements) if turn.careful and settlements else [True] * len(settlements)
+        failures = self._run_deferred(turn, asks, settlements, held, spoilt)
+        settled = [won and place not in failures for place, won in enumerate(held)] if failures else held
+        if settlements:
+            sqlite_settle.settle(turn, [one for one, won in zip(settlements, settled, strict=True) if won])
         staged = [m for one, won in zip(settlements, settled, strict=True) if won for m in one.staged]
+        for place, ask in enumerate(asks, len(settlements)):
+            if (ask.staged or ask.sql) and place not in failures:
+                staged += ask.staged
         if staged:
             self._put(turn, staged, None)
         messages = [message for ask in asks for message in ask.messages]
         puts = self._put(turn, messages, self._room()) if messages else []
         at = put_at = 0
-        for ask in asks:
+        for place, ask in enumerate(asks, len(settlements)):
             if ask.messages:
                 ask.value = puts[put_at : put_at + len(ask.messages)]
                 put_at += len(ask.messages)
             if ask.settlements:
-                ask.value = settled[at : at + len(ask.settlements)]
-                at += len(ask.settlements)
+                ends = at + len(ask.settlements)
+                ask.value = settled[at:ends]
+                ask.undone = {nth - at: failures[nth] for nth in range(at, ends) if nth in failures} if failures else {}
+                at = ends
+            elif ask.staged or ask.sql:
+                ask.value = [place not in failures]
+                ask.undone = {0: failures[place]} if place in failures else {}
             if ask.want is not None:
-                ask.value = self._claim(turn, ask.want, ask.value or [])
+                ask.value = self._claim(turn, ask.want, ask.value or [], ask.undone)
             if ask.act is not None and not ask.early:
                 ask.value = ask.act(turn)
         while turn.letters:
@@ -339,14 +392,69 @@ class Writer:
             mark(turn, turn.keeps)
         turn.write_tallies()
 
+    def _run_deferred(
+        self,
+        turn: Turn,
+        asks: list[Ask],
+        settlements: Sequence[Settlement],
+        held: Sequence[bool],
+        spoilt: Mapping[int, Exception],
+    ) -> Failures:
+        """Run what handlers deferred, by settlement and then by entry; gives the failures by those places."""
+        if not any([one.sql for one in settlements]) and not any([ask.sql for ask in asks]):
+            return {}
+        parts = [one.sql if holds else () for one, holds in zip(settlements, held, strict=True)]
+        parts += [ask.sql for ask in asks]
+        limit_s = self._settings.tx_hold_max_s / 2  # one may be running when the time for all is over
+        if turn.careful or spoilt:
+            return sqlite_deferred.run_each(self.db, self._guard, parts, limit_s, spoilt)
+        sqlite_deferred.run_all(self._guard, parts, limit_s)
+        return {}
+
+    # --- a handler's transaction
+
+    def _hold(self, transaction: SqliteTransaction) -> None:
+        """Let a handler's transaction have the turn until it ends, or has had it for too long."""
+        committed = False
+        error: Exception | None = None
+        try:
+            self._refuse_failed()
+            if not transaction.abandoned:
+                self._set_synchronous(FULL)
+                committed = self._have_turn(lambda: self._serve_transaction(transaction))
+        except FATAL as exc:
+            error = self._fail(exc)
+        except apsw.FullError as exc:
+            self.disk.release()
+            error = _full(self._path, exc)
+        except apsw.BusyError as exc:
+            error = _busy(self._path, exc)
+        except Overthrown as exc:
+            error = exc.error
+        except Exception as exc:  # noqa: BLE001 (the border of the thread: it is raised where the handler waits)
+            error = exc
+        transaction.close(error, committed=committed)
+
+    def _serve_transaction(self, transaction: SqliteTransaction) -> Turn | None:
+        ending = transaction.serve(self._guard)
+        if ending is None:
+            return None
+        ask = ask_of(ending)
+        turn = self._new_turn()
+        turn.careful = True
+        self._work(turn, [ask], {})
+        for failure in ask.undone.values():
+            raise failure or AssertionError("there is always time for one")
+        return turn if all(ask.value or ()) else None
+
     def _put(self, turn: Turn, messages: Sequence[Message], room: Room | None) -> list[Put]:
         return sqlite_put.put_all(turn, messages, room, sqlite_claim.deliver)
 
-    def _claim(self, turn: Turn, want: Want, settled: list[bool]) -> Claimed:
+    def _claim(self, turn: Turn, want: Want, settled: list[bool], undone: Mapping[int, Exception | None]) -> Claimed:
         queues = {name: wanted for name, wanted in want.queues.items() if not turn.look().paused(name, turn.uptime_ms)}
         found = sqlite_claim.claim(turn, queues, want.holder, want.lease_s, want.suspects)
         full = len(found) >= sum(queues.values())
-        return Claimed(found, settled, None if full and found else sqlite_claim.next_due_s(turn))
+        return Claimed(found, settled, None if full and found else sqlite_claim.next_due_s(turn), undone)
 
     def _room(self) -> Room:
         settings = self._settings
@@ -354,9 +462,11 @@ class Writer:
 
     def _new_turn(self) -> Turn:
         clock = self._clock
-        return Turn(
+        turn = Turn(
             self.db, self._queues, self._register, clock.wall_ms(), clock.uptime_ms(), self._fence, self._progressed
         )
+        turn.watched = self._watched()
+        return turn
 
     def _after_commit(self, turn: Turn, started_ms: int) -> None:
         """Do what has to be done before the next may write: the mark, and the log's size."""
@@ -415,6 +525,25 @@ class Writer:
 def _refuse(asks: list[Ask], error: BaseException) -> None:
     for ask in asks:
         ask.value, ask.error = None, error
+
+
+def ask_of(ending: Ending) -> Ask:
+    """Give the entry that commits how a handling ended."""
+    if ending.settlement is not None:
+        return Ask(settlements=(ending.settlement,))
+    return Ask(staged=ending.staged, sql=ending.sql)
+
+
+def _busy(path: Path, cause: Exception) -> StoreError:
+    error = StoreError(f"another program holds the store {path} locked: {cause}")
+    error.__cause__ = cause
+    return error
+
+
+def _full(path: Path, cause: Exception) -> StoreError:
+    error = StoreError(f"the disk of {path} is full; free some room")
+    error.__cause__ = cause
+    return error
 
 
 def _parts(asks: list[Ask]) -> list[list[Ask]]:

@@ -111,6 +111,7 @@ class Scene:
         self.lease_s = lease_s
         self.url = f"sqlite:///{folder / 'store.db'}"
         self.diary = Diary()
+        self.script = SCRIPT  # what the processes run
         self.store: SqliteStore
         self._processes: list[Running] = []
         self._watching: list[asyncio.Task[None]] = []
@@ -129,7 +130,7 @@ class Scene:
         with log.open("wb") as stream:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                str(SCRIPT),
+                str(self.script),
                 role,
                 *map(str, arguments),
                 stdin=asyncio.subprocess.PIPE,

@@ -61,8 +61,8 @@ class Disk:
             raise FileGone(f"the file {self._path} was deleted or replaced while it was open")
 
     def prepare(self) -> None:
-        """Take on ballast where there is none and the disk has room for it."""
-        if self._ballast.exists() or not self._roomy(2):
+        """Take on ballast where there is none and the disk has room for it. One that a power cut left empty is none."""
+        if self._has_ballast() or not self._roomy(2):
             return
         file = os.open(self._ballast, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -71,6 +71,12 @@ class Disk:
             self._ballast.unlink(missing_ok=True)
         finally:
             os.close(file)
+
+    def _has_ballast(self) -> bool:
+        try:
+            return os.stat(self._ballast).st_blocks * 512 >= BALLAST_BYTES
+        except FileNotFoundError:
+            return False
 
     def release(self) -> None:
         """Throw the ballast off, so that what is there can be settled."""
@@ -83,7 +89,9 @@ class Disk:
         """Say whether new messages have to be refused; looks at the disk once a second."""
         if uptime_ms - self._looked_ms >= _LOOK_MS:
             self._looked_ms = uptime_ms
-            self._full = not self._roomy(1)
+            was_full, self._full = self._full, not self._roomy(1)
+            if was_full and not self._full:
+                self.prepare()
         return self._full
 
     def _roomy(self, times: int) -> bool:
@@ -97,13 +105,19 @@ class Disk:
             self._restarted_at, self._alarmed = 0, False
         elif pages - self._restarted_at >= PASSIVE_PAGES:
             self._restarted_at = pages
-            if pages < RESTART_PAGES:
-                self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-            else:
-                self._restart()
+            try:
+                self._shorten(pages)
+            except apsw.FullError:  # what was committed is committed, and in the log it is as safe as in the file
+                self.release()
         if pages >= ALARM_PAGES and not self._alarmed:
             self._alarmed = True
             _log.warning("the log of %s has %d MiB: some process holds a read open", self._path, pages * PAGE >> 20)
+
+    def _shorten(self, pages: int) -> None:
+        if pages < RESTART_PAGES:
+            self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        else:
+            self._restart()
 
     def _restart(self) -> None:
         self._db.set_busy_timeout(READERS_MS)

@@ -150,9 +150,10 @@ class Writer:
         try:
             self._open(*self._opening)
         except OSError as exc:
-            error = StoreError(f"the store {self._path} can't be opened: {exc.strerror}: {exc.filename or self._path}")
-            error.__cause__ = exc
-            self._opened.put(error)
+            self._cannot_open(f"{exc.strerror}: {exc.filename or self._path}", exc)
+            return
+        except (*FATAL, apsw.FullError, apsw.BusyError) as exc:
+            self._cannot_open(str(exc), exc)
             return
         except BaseException as exc:  # noqa: BLE001 (the border of the thread: it is raised where `start` waits)
             self._opened.put(exc)
@@ -163,6 +164,11 @@ class Writer:
                 pass
         finally:
             self._close()
+
+    def _cannot_open(self, why: str, exc: BaseException) -> None:
+        error = StoreError(f"the store {self._path} can't be opened: {why}")
+        error.__cause__ = exc
+        self._opened.put(error)
 
     def _serve(self) -> bool:
         """Work one turn: everything that has come in, in transactions of bounded size, then one handler's transaction.
@@ -289,8 +295,13 @@ class Writer:
             self._transact_twice(asks)
         except FATAL as exc:
             _refuse(asks, self._fail(exc))
-        except apsw.Error as exc:
-            _refuse(asks, _full(self._path, exc))
+        except apsw.Error as exc:  # not even the ballast was enough, or there was none
+            full = _full(self._path, exc)
+            for ask in asks:
+                if ask.messages and not ask.settlements:
+                    ask.value = [Put(message.id, refused="disk") for message in ask.messages]
+                else:
+                    _refuse([ask], full)
 
     def _transact_twice(self, asks: list[Ask]) -> None:
         """Take all to be well; where it isn't, take the turn again with a look at each. What ends the transaction of

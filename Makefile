@@ -34,7 +34,7 @@ format: $(STAMP) ## format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP)  ## figures beside peers and limits
+bench: $(STAMP)  ## figures beside peers and limits (ARGS=resilience: services that hang, fail, are overloaded)
 	$(BIN)/python -m bench $(ARGS)
 
 docs: $(STAMP)   ## write what in the docs is generated

@@ -1,16 +1,17 @@
-"""Measure: `python -m bench [NAMES…] [--quick] [--reps 3] [--json FILE]`."""
+"""Measure: `python -m bench [NAMES…] [--quick] [--reps 3] [--json FILE] [--draw FOLDER]`."""
 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bench import machine, report
+from bench import machine, pictures, report
 from bench.cases import (
     breaker,
     calls,
+    cost,
     depth,
     domino,
     drain,
@@ -43,11 +44,18 @@ CASES: dict[str, Callable[[Session], Iterator[Row]]] = {
     "asgi": calls.under_uvicorn,
     "memory": footprint.memory,
     "purge": purge.rows,
+}
+
+# Minutes each: a load that is offered for as long as it takes to see whether something lasts.
+EXPERIMENTS: dict[str, Callable[[Session], Iterator[Row]]] = {
     "domino": domino.rows,
     "overload": overload.rows,
     "metastable": metastable.rows,
     "breaker": breaker.rows,
+    "cost": cost.rows,
 }
+ALL = CASES | EXPERIMENTS
+GROUPS = {"figures": tuple(CASES), "resilience": tuple(EXPERIMENTS)}
 
 
 def main() -> int:
@@ -61,9 +69,9 @@ def main() -> int:
     others = machine.Others()
     found: list[Row] = []
     failed = False
-    for name in asked.names or CASES:
+    for name in _cases(asked.names or ["figures"]):
         try:
-            for measured in CASES[name](session):
+            for measured in ALL[name](session):
                 row = replace(measured, others=others.share())
                 found.append(row)
                 print("\n" + report.text(row), flush=True)
@@ -71,21 +79,31 @@ def main() -> int:
             failed = True
             print(f"\n{name}: FAILED: {type(error).__name__}: {error}", flush=True)
     print(report.summary(found))
+    document = report.document(described, command, found, session.charts)
     if asked.json:
-        asked.json.write_text(json.dumps(report.document(described, command, found), indent=1), encoding="utf-8")
+        asked.json.write_text(json.dumps(document, indent=1), encoding="utf-8")
+    if asked.draw:
+        print("\n".join(pictures.draw(session, document, asked.draw)))
     return 1 if failed else 0
+
+
+def _cases(names: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(case for name in names for case in GROUPS.get(name, (name,))))
 
 
 def _asked() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench", description="Figures beside targets, limits and peers.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"cases: {', '.join(CASES)}; all by default")
+    parser.add_argument("names", nargs="*", metavar="NAME",
+                        help=f"{', '.join(ALL)}; or figures, which is what comes by default, or resilience: the "
+                             f"{len(EXPERIMENTS)} last of them")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="smaller, once each: about three minutes")
     parser.add_argument("--reps", type=int, help="how often each is measured; the median counts (default 3)")
+    parser.add_argument("--draw", type=Path, metavar="FOLDER", help="draw what the experiments saw, as SVG")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured to a file")
     asked = parser.parse_args()
-    unknown = set(asked.names) - set(CASES)
+    unknown = set(asked.names) - set(ALL) - set(GROUPS)
     if unknown:
-        parser.error(f"there is no case {', '.join(sorted(unknown))}; there are {', '.join(CASES)}")
+        parser.error(f"there is no case {', '.join(sorted(unknown))}; there are {', '.join([*ALL, *GROUPS])}")
     return asked
 
 

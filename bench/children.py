@@ -18,6 +18,8 @@ import msgspec
 
 ROOT = Path(__file__).resolve().parent.parent
 STOP_S = 12.0
+NO_SETTINGS: Mapping[str, str] = {}
+WIDE = {"depth_max": "100000000", "depth_bytes_max": str(1 << 40)}  # no queue of a measurement is too deep
 
 
 class ChildFailed(Exception):
@@ -42,14 +44,17 @@ class Child:
         self._lines: queue.Queue[bytes] = queue.Queue()
         self._asides: queue.Queue[bytes] = queue.Queue()
         self._heard: deque[bytes] = deque(maxlen=30)  # of what it said on the side
-        threading.Thread(target=self._listen, args=(self._process.stdout, self._lines), daemon=True).start()
-        threading.Thread(target=self._listen, args=(self._process.stderr, self._asides), daemon=True).start()
+        pipes = ((self._process.stdout, self._lines), (self._process.stderr, self._asides))
+        self._listeners = [threading.Thread(target=self._listen, args=pipe, daemon=True) for pipe in pipes]
+        for listener in self._listeners:
+            listener.start()
 
     def _listen(self, pipe: IO[bytes], lines: "queue.Queue[bytes]") -> None:
-        for line in pipe:
-            if lines is self._asides:
-                self._heard.append(line)
-            lines.put(line)
+        with pipe:
+            for line in pipe:
+                if lines is self._asides:
+                    self._heard.append(line)
+                lines.put(line)
         lines.put(b"")
 
     def says(self, word: str, within_s: float = 60.0) -> dict[str, Any]:
@@ -86,6 +91,10 @@ class Child:
         with contextlib.suppress(ProcessLookupError):  # its own session: nobody else is in that group
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
+        for listener in self._listeners:  # each closes its pipe
+            listener.join(STOP_S)
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()  # type: ignore[union-attr]
 
     def tell(self, line: str) -> None:
         assert self._process.stdin is not None
@@ -124,12 +133,14 @@ def environment(**more: str) -> dict[str, str]:
 
 
 @contextmanager
-def part(name: str, folder: Path, **options: Any) -> Generator[Child]:
-    """Start one of `bench.parts` with its options; it is ended when the block is left."""
+def part(name: str, folder: Path, settings: Mapping[str, str] = NO_SETTINGS, **options: Any) -> Generator[Child]:
+    """Start one of `bench.parts` with its options; it is ended when the block is left.
+
+    `settings`: those of Ringpost that it shall have, by their keys.
+    """
     argv = [sys.executable, "-m", f"bench.parts.{name}", msgspec.json.encode(options).decode()]
-    with started(
-        argv, folder, environment(RINGPOST_DEPTH_MAX="100000000", RINGPOST_DEPTH_BYTES_MAX=str(1 << 40))
-    ) as it:
+    given = {f"RINGPOST_{key.upper()}": value for key, value in {**WIDE, **settings}.items()}
+    with started(argv, folder, environment(**given)) as it:
         yield it
 
 
@@ -143,9 +154,11 @@ def started(argv: Sequence[str], folder: Path, env: Mapping[str, str]) -> Genera
         child.stop()
 
 
-def told(name: str, folder: Path, within_s: float = 120.0, **options: Any) -> dict[str, Any]:
+def told(
+    name: str, folder: Path, within_s: float = 120.0, settings: Mapping[str, str] = NO_SETTINGS, **options: Any
+) -> dict[str, Any]:
     """Run one of `bench.parts` to its end and give what it measured."""
-    with part(name, folder, **options) as child:
+    with part(name, folder, settings, **options) as child:
         said: dict[str, Any] = child.says("measured", within_s)["measured"]
         return said
 

@@ -1,5 +1,6 @@
 """What a row of the report is made of: figures with their spread, targets, and what stands beside them."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -81,13 +82,16 @@ class Row:
 
 
 def ratio(ours: Figure, theirs: Figure) -> float:
-    """Give how many times better ours is."""
+    """Give how many times better ours is; infinite where theirs came to nothing."""
     smaller_is_better = ours.unit in ("µs", "ms", "s", "MB")
-    return theirs.median / ours.median if smaller_is_better else ours.median / theirs.median
+    over, under = (theirs.median, ours.median) if smaller_is_better else (ours.median, theirs.median)
+    return over / under if under else math.inf
 
 
 def number(value: float) -> str:
-    """Write a number with three digits that mean something."""
+    """Write a number with three digits that mean something; an infinite one is a time that never comes."""
+    if math.isinf(value):
+        return "never"
     if abs(value) >= 1000:
         return f"{value:,.0f}"
     if abs(value) >= 100:

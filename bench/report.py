@@ -1,11 +1,15 @@
 """The report: text for the terminal, JSON for machines, Markdown for the documentation."""
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from bench.chart import Chart
 from bench.figures import Beside, Figure, Row, number, ratio
 
 QUIET = 0.05  # of the machine, used by others: beyond it rates say little
@@ -54,6 +58,8 @@ def _beside(beside: Beside, ours: Sequence[Figure], *, percent: bool) -> str:
 
 def _against(ours: Figure, theirs: Figure, *, percent: bool) -> str:
     times = ratio(ours, theirs)
+    if math.isinf(times):
+        return "nothing"
     return f"{times * 100:.0f} % of it" if percent else f"{number(times)} ×"
 
 
@@ -68,8 +74,10 @@ def summary(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def document(machine: Mapping[str, str], command: str, rows: Sequence[Row]) -> dict[str, Any]:
-    """Give everything, every single measurement too."""
+def document(
+    machine: Mapping[str, str], command: str, rows: Sequence[Row], charts: Sequence[Chart] = ()
+) -> dict[str, Any]:
+    """Give everything, every single measurement too, and what the pictures show."""
     return {
         "machine": dict(machine),
         "command": command,
@@ -85,6 +93,7 @@ def document(machine: Mapping[str, str], command: str, rows: Sequence[Row]) -> d
             }
             for row in rows
         ],
+        "charts": msgspec.to_builtins(charts),
     }
 
 
@@ -149,7 +158,8 @@ def _main(beside: Mapping[str, Any], row: Mapping[str, Any]) -> str:
 def _peer(beside: Mapping[str, Any], row: Mapping[str, Any]) -> str:
     if beside["missing"]:
         return f"{beside['name']}: not measured"
-    return f"{beside['name']} {_main(beside, row)} ({number(beside['ratio'])} ×)"
+    times = "" if math.isinf(beside["ratio"]) else f" ({number(beside['ratio'])} ×)"
+    return f"{beside['name']} {_main(beside, row)}{times}"
 
 
 if __name__ == "__main__":

@@ -20,10 +20,12 @@ Samples = Mapping[str, list[float]]
 class Session:
     """What cases measure with. Nothing is measured twice in a run: rows share what they have in common."""
 
-    def __init__(self, folder: Path, *, reps: int, quick: bool) -> None:
+    def __init__(self, folder: Path, *, reps: int, quick: bool, least: bool = False) -> None:
+        """`least`: as small as can be, to see that it works at all."""
         self.folder = folder
         self.reps = reps
         self.quick = quick
+        self._least = least
         self.charts: list[Chart] = []
         self._known: dict[str, Samples] = {}
         self._failed: dict[str, str] = {}
@@ -31,7 +33,7 @@ class Session:
         self._began_s = time.monotonic()
 
     def size(self, full: int, quick: int) -> int:
-        return quick if self.quick else full
+        return 1 if self._least else quick if self.quick else full
 
     def measure(self, name: str, once: Callable[[], Sample], *, reps: int | None = None) -> Samples:
         """Measure something as often as asked for, each time afresh. The first key of a sample is shown as it goes."""

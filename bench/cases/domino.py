@@ -41,8 +41,8 @@ class Variant(Struct, frozen=True):
 
 
 PLAIN = Variant("FastAPI + httpx", "theirs", 80, plain=True)
-CALLS = Variant("Ringpost, d is called", "ours", 400)
-SENDS = Variant("Ringpost, d is sent to", "other", 400, sends=True)
+CALLS = Variant("Ringpost, d called", "ours", 400)
+SENDS = Variant("Ringpost, d sent to", "other", 400, sends=True)
 
 
 class Seen(Struct):
@@ -76,7 +76,7 @@ def rows(session: Session) -> Iterator[Row]:
             figure(found, "generator", "%"),
         ]
         yield Row(
-            f"domino: {variant.label} and hangs; operations that don't need it, against before",
+            f"domino: {variant.label} while it hangs: operations that don't need d, against before",
             figures,
             peers=[plain],
             note="rate: offered, 80 % of what the chain carried; generator: of one core",
@@ -163,4 +163,4 @@ def _chart(runs: Sequence[Seen]) -> Chart:
 def _line(seen: Seen) -> Line:
     span = Span(seen.before.begin_s, seen.offered.span.end_s)
     points = shares(within(seen.offered.answers, span, OTHERS), span, BIN_S)
-    return Line(f"{seen.variant.label}, {seen.offered.rate:,.0f} requests/s", seen.variant.tone, points)
+    return Line(f"{seen.variant.label}, {seen.offered.rate:,.0f}/s", seen.variant.tone, points)

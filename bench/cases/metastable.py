@@ -93,7 +93,7 @@ def _seen(session: Session, variant: Variant) -> Seen:
     before_s, slow_s, after_s = session.size(15, 4), session.size(120, 8), session.size(60, 14)
     with session.scratch() as folder, chain(session, folder, variant.links) as links:
         c, d = links["c"], links["d"]
-        rate = LOAD * _capacity(folder, c, 2.0 if session.quick else 5.0)
+        rate = LOAD * _capacity(folder, c, session.size(5, 2))
         counts = [_counts(links)]
         with offered(folder, c.url, KINDS, rate, SETTLE_S + before_s + slow_s + after_s, 1) as end:
             began_s = time.monotonic()
@@ -149,7 +149,7 @@ def _chart(runs: Sequence[Seen]) -> Chart:
 def _line(seen: Seen) -> Line:
     span = Span(seen.before.begin_s, seen.offered.span.end_s)
     return Line(
-        f"{seen.variant.label}, {seen.offered.rate:,.0f} requests/s",
+        f"{seen.variant.label}, {seen.offered.rate:,.0f}/s",
         seen.variant.tone,
         shares(seen.offered.answers, span, BIN_S),
     )

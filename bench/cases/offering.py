@@ -68,13 +68,15 @@ def chain(session: Session, folder: Path, links: Sequence[Link]) -> Generator[di
         running: dict[str, Running] = {}
         url = ""
         for link in links:
-            options = {**link.options, "link": link.name, "next_url": url}
+            options = {**link.options, "link": link.name}
             if link.plain:
+                options["next_url"] = url
                 argv = [str(environment.python(session)), str(SCRIPT), msgspec.json.encode(options).decode()]
                 child = stack.enter_context(children.started(argv, folder, children.environment()))
                 url = child.says("url")["url"]
             else:
-                child = stack.enter_context(children.part("chain", folder, **options))
+                addresses = {"addresses": f"{chr(ord(link.name) + 1)}={url}"} if url else {}
+                child = stack.enter_context(children.part("chain", folder, addresses, **options))
                 url = child.notes("the door is at ")
             running[link.name] = Running(child, url)
         try:
@@ -120,7 +122,7 @@ def carried(
     """Find the highest rate of which all but a few requests are answered well, by steps upward."""
     offer(folder, url, kinds, first, step_s, 999)  # connections are opened, limits are found
     best, rate = first, first
-    for step in range(STEPS_MAX):
+    for step in range(session.size(STEPS_MAX, STEPS_MAX)):
         share = good_share(offer(folder, url, kinds, rate, step_s, 1000 + step).answers)
         session.say(f"  offered {rate:,.0f} /s: {share:.1%} answered in time")
         if share < ENOUGH:

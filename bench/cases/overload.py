@@ -80,7 +80,7 @@ def rows(session: Session) -> Iterator[Row]:
 def _seen(session: Session) -> Seen:
     link = Link("d", {"work_s": WORK_S, "concurrency": SLOTS})
     with session.scratch() as folder, chain(session, folder, [link]) as links:
-        alone = _alone(folder, links["d"], 2.0 if session.quick else 5.0)
+        alone = _alone(folder, links["d"], session.size(5, 2))
         before = len(links["d"].counted()["refusals_ms"])
         memory = _Memory(links["d"].child.pid)
         seconds = SETTLE_S + session.size(60, 5)

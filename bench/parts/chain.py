@@ -1,6 +1,5 @@
 """One link of the chain a → b → c → d: a service that works a while, and then asks the next one where it must."""
 
-import os
 from typing import Any
 
 from msgspec import Struct
@@ -51,7 +50,6 @@ class Options(Struct):
 
     link: str
     work_s: float
-    next_url: str = ""
     sends: bool = False
     store: str | None = None
     concurrency: int = 0  # 0: as it is by default
@@ -91,10 +89,6 @@ def _handler(asked: Options, condition: Condition, following: Operation[Job, Job
 
 def main() -> None:
     asked = options(Options)
-    if asked.next_url:
-        following = chr(ord(asked.link) + 1)
-        os.environ["RINGPOST_ADDRESSES"] = f"{following}={asked.next_url}"
-    os.environ["RINGPOST_SHUTDOWN"] = "3"
     condition = Condition()
     condition.noting = asked.spans
     condition.listen()

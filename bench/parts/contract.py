@@ -28,5 +28,9 @@ class Echo(Contract):
     echo = Operation(Job, Job)
 
 
+class Look(Contract):
+    look = Operation(Job, Job, effect="read")
+
+
 def job(number: int, sent_at: float = 0.0) -> Job:
     return Job(100_000 + number, f"user{100_000 + number}@example.com", "premium", sent_at)

@@ -17,6 +17,7 @@ class Options(Struct):
     at_once: int
     seconds: float
     path: str = "/bench/echo"
+    reads: bool = False  # an operation that only reads: it may be tried again and hedged
 
 
 async def closed_loop(call: Callable[[], Awaitable[None]], asked: Options) -> dict[str, float]:

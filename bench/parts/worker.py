@@ -4,13 +4,13 @@ import time
 
 from msgspec import Struct
 
-from bench.parts.contract import After, Bench, Echo, Job, Lines
+from bench.parts.contract import After, Bench, Echo, Job, Lines, Look
 from bench.parts.saying import options, say
 from ringpost import Context, Service, run
 
 
 class Options(Struct):
-    """`handler`: nothing, burn, stage, line, late (tells how old messages were), echo."""
+    """`handler`: nothing, burn, stage, line, late (tells how old messages were), echo, look."""
 
     handler: str
     store: str | None = None
@@ -23,7 +23,7 @@ class Options(Struct):
 
 def service(asked: Options) -> Service:
     """Make the service whose handler is measured."""
-    bench = Service({"line": Lines, "echo": Echo}.get(asked.handler, Bench))
+    bench = Service({"line": Lines, "echo": Echo, "look": Look}.get(asked.handler, Bench))
     began = False
 
     def begin() -> None:
@@ -72,6 +72,12 @@ def service(asked: Options) -> Service:
                     ages_ms.append((time.time() - job.sent_at) * 1000)
                     if len(ages_ms) == asked.expected:
                         say(ages_ms=ages_ms)
+
+        case "look":
+
+            @bench.implements(Look.look, concurrency=asked.slots)
+            async def look(job: Job) -> Job:
+                return job
 
         case _:
 

@@ -12,6 +12,7 @@ from msgspec import Struct
 from msgspec.structs import fields
 
 from ringpost.contract.errors import UsageError, listed
+from ringpost.core.limit import Kind
 from ringpost.core.receipt import Level
 
 
@@ -41,6 +42,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     keep_alive_s: float = 15.0
     pool_idle_s: float = 10.0
     connections_max: int = 1024
+    limiter: Kind = "aimd"
+    limit_least: int = 4
+    call_queue: int = 256
     call_timeout_s: float = 5.0
     call_timeout_max_s: float = 60.0
     shutdown_s: float = 28.0
@@ -53,8 +57,8 @@ PREFIX = "RINGPOST_"
 KEYS = {name.removesuffix("_s"): name for name in Settings.__struct_fields__ if name != "http_given"}
 _KINDS = {field.name: field.type for field in fields(Settings)}
 _PATHS = ("tls_cert", "tls_key")
-_LEVELS = ("durable", "replicated", "buffered")
-_LEAST = {"lease_s": 1.0}
+_WORDS = {"durability": ("durable", "replicated", "buffered"), "limiter": ("aimd", "gradient", "fixed")}
+_LEAST = {"lease_s": 1.0, "call_queue": 0}
 _MOST = {"tx_hold_max_s": 5.0}  # renewals of leases wait as long
 _OFF = ("", "none", "off")
 _EXAMPLES = {
@@ -206,9 +210,9 @@ def _checked(key: str, value: Any, where: str) -> Any:
         return _checked_addresses(value, where)
     if kind in (int, float):
         return _checked_number(name, value, where)
-    if name == "durability":
-        if value not in _LEVELS:
-            raise UsageError(f"{where} is {listed(_LEVELS)}, not {value!r}.")
+    if name in _WORDS:
+        if value not in _WORDS[name]:
+            raise UsageError(f"{where} is {listed(_WORDS[name])}, not {value!r}.")
         return value
     if (value is False and name == "http") or (value is None and name in ("http", "store")):
         return None
@@ -227,7 +231,8 @@ def _checked_number(name: str, value: Any, where: str) -> int | float:
         raise UsageError(f"{where} takes {what} such as {getattr(Settings(), name)}, not {value!r}.")
     least = _LEAST.get(name, 1 if kind is int else 0.0)
     if value < least or (kind is float and value == 0):
-        raise UsageError(f"{where} must be {f'at least {least:g}' if least else 'more than 0'}, not {value!r}.")
+        limit = f"at least {least:g}" if least or kind is int else "more than 0"
+        raise UsageError(f"{where} must be {limit}, not {value!r}.")
     most = _MOST.get(name)
     if most is not None and value > most:
         raise UsageError(f"{where} must be at most {most:g}, not {value!r}.")

@@ -455,7 +455,7 @@ async def test_over_the_limit_of_calls_is_answered_at_once() -> None:
         await go_on.wait()
         return Reply(1)
 
-    async with desks(behave, concurrency=1) as desk:
+    async with desks(behave, concurrency=1, call_queue=0) as desk:
         first = asyncio.create_task(desk.call())
         await started.wait()
         refused = await desk.call()

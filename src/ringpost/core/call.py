@@ -35,6 +35,7 @@ class Call(Struct):
     tracestate: str = ""
     identity: Identity | None = None
     after: After | None = None  # it is handled once the effects of these are there
+    since_s: float = 0.0  # when its turn came, on the same clock; 0: just now
     owned: bool = False  # the task that brings it exists for it alone: the handler may run in it, and end it
 
 
@@ -46,6 +47,14 @@ class Accepted(Struct):
     receivers: int
     level: str
     store_id: str = ""  # of the store that keeps it
+
+
+class Entrance(Protocol):
+    """The way in to one operation of this process."""
+
+    def let_in(self, priority: Priority) -> bool:
+        """Say whether there is room for a call that is about to be made: a slot, or a place to wait for one."""
+        ...
 
 
 class Local(Protocol):

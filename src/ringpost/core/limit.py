@@ -51,6 +51,11 @@ class Limiter(Protocol):
         """How many may run now."""
         ...
 
+    @property
+    def usual_s(self) -> float:
+        """How long one takes when nothing else runs, as far as it is known; 0 while it isn't."""
+        ...
+
     def slow(self, latency_s: float) -> bool:
         """Say whether that is longer than an unloaded one takes, beyond what is tolerated. False while nothing is
         known. A latency cut off by somebody's deadline says something of the load only if it is slow."""
@@ -78,6 +83,7 @@ class Fixed(Struct):
     """A limit that stays."""
 
     limit: int
+    usual_s: float = 0.0
 
     def slow(self, latency_s: float) -> bool:
         return False

@@ -64,6 +64,7 @@ def call_of(request: Request, operation: str, timeout_s: float, longest_s: float
     if "request-timeout" in headers:
         timeout_s = min(_length_s(headers["request-timeout"]), longest_s)
     call = Call(operation, request.body, request.arrived_s + timeout_s, headers, None, usual)
+    call.since_s = request.since_s
     if "idempotency-key" in headers:
         call.idempotency_key = read.idempotency_key(headers["idempotency-key"])
     if "traceparent" in headers:

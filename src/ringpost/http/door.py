@@ -15,7 +15,7 @@ from ringpost.contract.errors import RingpostError
 from ringpost.contract.operation import Event, Operation
 from ringpost.contract.vocabulary import SendOptions
 from ringpost.core import ids
-from ringpost.core.call import Accepted, Call, Local
+from ringpost.core.call import Accepted, Call, Entrance, Local
 from ringpost.core.message import Answer, Message, Priority
 from ringpost.http import asked
 from ringpost.http.answers import CLIENTS_FAULTS, failure, json, not_allowed, refusal, unix_ms
@@ -26,6 +26,7 @@ from ringpost.settings import Settings
 from ringpost.store.port import Store
 from ringpost.wire import cloudevents
 from ringpost.wire import headers as read
+from ringpost.wire.headers import BadHeader
 from ringpost.wire.http import Request, Response
 from ringpost.wire.problem import response_of
 
@@ -56,6 +57,8 @@ class Hosting(Local, Protocol):
     @property
     def events(self) -> Mapping[str, Event[Any]]: ...
     def health(self) -> Health: ...
+    def entrance(self, operation: str) -> Entrance: ...
+    def turned_away(self, operation: str) -> Answer: ...
 
 
 class _Route(Struct, frozen=True):
@@ -91,11 +94,36 @@ class Door:
             for operation in host.operations.values()
         }
         reading = ("GET", "HEAD")
+        self._entrances: dict[str, Entrance] = {}
         self._routes: dict[str, _Route] = {
             "/events": _Route(self._event, ("POST",)),
             "/healthz": _Route(self._healthz, reading),
             "/readyz": _Route(self._readyz, reading),
         }
+
+    def turn_away(self, request: Request) -> Response | None:
+        """Refuse a call at once whose operation has neither a slot nor room to wait: no task is made for it and its
+        body isn't read. Who would take a ticket isn't refused, as its request can wait as a message."""
+        entrance = self._entrances.get(request.path) or self._entrance(request.path)
+        if entrance is None or entrance.let_in(Priority.NORMAL):
+            return None
+        place, headers = self._places[request.path], request.headers
+        priority = place.priority
+        if "ringpost-priority" in headers:
+            try:
+                priority = read.priority(headers["ringpost-priority"])
+            except BadHeader:
+                return None
+        if (priority < Priority.NORMAL and entrance.let_in(priority)) or "respond-async" in headers.get("prefer", ""):
+            return None
+        return response_of(self._host.turned_away(place.name))
+
+    def _entrance(self, path: str) -> Entrance | None:
+        place = self._places.get(path)
+        if place is None or self.closing:
+            return None
+        entrance = self._entrances[path] = self._host.entrance(place.name)
+        return entrance
 
     async def __call__(self, request: Request) -> Response:
         """Answer a request. Never raises but for cancellation: the client has gone away."""

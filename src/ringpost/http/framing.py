@@ -254,7 +254,7 @@ class Reader:
             target = self._other_form(method, target, host)
         path, query = split_target(target)
         keep = _keeps(headers["connection"], old) if "connection" in headers else not old
-        return Arrived(method.decode(), path, query, headers, b"", self.now_s, self._origin, None, keep, old)
+        return Arrived(method.decode(), path, query, headers, b"", self.now_s, self._origin, 0.0, keep, old)
 
     def _new_host(self, host: str | None) -> None:
         if host is not None and HOST.match(host) is None:

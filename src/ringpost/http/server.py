@@ -23,6 +23,7 @@ from ringpost.wire.http import Request, Response
 from ringpost.wire.problem import response_of
 
 Handle = Callable[[Request], Awaitable[Response]]
+Refuse = Callable[[Request], Response | None]
 
 SWEEP_S: Final = 0.25
 LINGER_S: Final = 2.0  # how long a refused client may go on sending before it is cut off
@@ -34,6 +35,10 @@ _CLOSE = b"connection: close\r\n"
 _KEEP = b"connection: keep-alive\r\n"
 
 _log = logging.getLogger("ringpost.http")
+
+
+def refuse_nothing(request: Request) -> Response | None:
+    return None
 
 
 class Connection(asyncio.Protocol):
@@ -118,21 +123,28 @@ class Connection(asyncio.Protocol):
 
     def _go_on(self, now_s: float) -> None:
         """Start the next request if there is one; else see what is being waited for. None is running."""
-        if self._blocked or self._last:
-            return
         reader = self._reader
-        if reader.held and not reader.ready:
-            self._read_on(now_s)
-        if not reader.ready:
-            self._watch(now_s)
-            return
-        item = reader.ready.popleft()
-        if isinstance(item, Arrived):
-            self.due_s = inf
+        while not (self._blocked or self._last):
+            if reader.held and not reader.ready:
+                self._read_on(now_s)
+            if not reader.ready:
+                self._watch(now_s)
+                return
+            item = reader.ready.popleft()
+            if not isinstance(item, Arrived):
+                self._refuse(item)
+                return
             self._watched = -1
-            self.task = self._loop.create_task(self._answer(item))
-        else:
-            self._refuse(item)
+            refusal = self._server.refuse(item)
+            if refusal is None:
+                item.since_s = now_s
+                self.due_s = inf
+                self.task = self._loop.create_task(self._answer(item))
+                return
+            keep = item.keep_alive and not refusal.close and not self._server.retiring
+            self._write(item, refusal, keep)
+            if not keep:
+                self._close()
 
     def _read_on(self, now_s: float) -> None:
         """Parse what was kept unparsed while there were too many requests, and read again."""
@@ -280,8 +292,12 @@ class Connection(asyncio.Protocol):
 class Server:
     """Listen, and hold all connections to their limits."""
 
-    def __init__(self, handle: Handle, settings: Settings, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, handle: Handle, settings: Settings, *, tls: ssl.SSLContext | None = None, refuse: Refuse = refuse_nothing
+    ) -> None:
+        """`refuse` may answer a request at once, before anything is made for it."""
         self.handle = handle
+        self.refuse = refuse
         self.settings = settings
         self.scheme = "http" if tls is None else "https"
         self.loop = asyncio.get_running_loop()

@@ -53,7 +53,7 @@ class Site:
         try:
             await self.host.start(work)
             if bound is not None:
-                self._server = server = Server(self.door, self.settings, tls=tls)
+                self._server = server = Server(self.door, self.settings, tls=tls, refuse=self.door.turn_away)
                 for listener in bound.sockets:
                     await server.listen(listener)
                 await self.host.announce(self.settings.advertise or bound.url)

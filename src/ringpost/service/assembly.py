@@ -8,14 +8,15 @@ from msgspec import Struct
 
 from ringpost.contract.errors import UsageError, listed
 from ringpost.contract.vocabulary import Provider
+from ringpost.service.admits import Admits, admits, slots_of
 from ringpost.service.context import Context
 from ringpost.service.handler import Handler
 from ringpost.service.inject import Injector, Resources, itself
 from ringpost.service.pipeline import Pipeline
 from ringpost.service.provide import Parameter, Sources, hints_of, name_of, parameters_of, source_of
 from ringpost.service.service import Service, check_request, unimplemented
-from ringpost.service.slots import Slots
 from ringpost.service.threads import Threads
+from ringpost.settings import Settings
 
 _BLOCKING = "ringpost.blocking"
 
@@ -40,12 +41,27 @@ class Assembly(Struct, frozen=True):
             queues[queue] = listener if listener in self.handlers and handler.work != "failure" else ""
         return queues
 
-    def bind(self, pipeline: Pipeline, resources: Resources, threads: Threads, loop: asyncio.AbstractEventLoop) -> None:
+    def admits(self, settings: Settings) -> Mapping[str, Admits]:
+        """Say by queue how calls are let in."""
+        return {
+            queue: admits(handler, service, settings)
+            for service in self.services
+            for queue, handler in service.handlers.items()
+        }
+
+    def bind(
+        self,
+        pipeline: Pipeline,
+        resources: Resources,
+        threads: Threads,
+        loop: asyncio.AbstractEventLoop,
+        decided: Mapping[str, Admits],
+    ) -> None:
         """Make the handlers known to the pipeline, each compiled to what is called."""
         for service in self.services:
             sources = self.sources[service.name]
             for queue, handler in service.handlers.items():
-                slots = Slots(handler.concurrency, handler.name)
+                slots = slots_of(handler, decided[queue])
                 givens = _givens(handler, self.parameters[queue], loop)
                 injector = Injector(sources, resources.of(sources), threads, givens)
                 pipeline.bind(

@@ -8,6 +8,7 @@ from msgspec import Struct
 from ringpost.contract.codec import Codec
 from ringpost.contract.operation import Event, Operation
 from ringpost.contract.problem import Problem
+from ringpost.core.limit import Kind
 from ringpost.core.retry import Retry
 
 Work = Literal["operation", "event", "schedule", "failure"]
@@ -43,6 +44,8 @@ class Handler(Struct, frozen=True, kw_only=True, eq=False):
     event: Event[Any] | None = None
     plan: Plan | None = None
     concurrency: int = 128
+    limiter: Kind | None = None  # None: as the service says, else the settings
+    call_queue: int | None = None
     retry: Mapping[type[Exception], Retry]
     max_run_s: float = 900.0
     finish: bool = False  # a caller that goes away doesn't cancel it

@@ -18,10 +18,11 @@ from ringpost.contract.contract import events_of
 from ringpost.contract.errors import StoreError, UsageError
 from ringpost.contract.operation import Event, Operation
 from ringpost.contract.vocabulary import Provider
-from ringpost.core.call import Accepted, Call
+from ringpost.core.call import Accepted, Call, Entrance
 from ringpost.core.message import Answer
 from ringpost.service import verdict
 from ringpost.service.acceptance import Acceptance
+from ringpost.service.admits import Admits
 from ringpost.service.assembly import Assembly, assembled
 from ringpost.service.context import Means
 from ringpost.service.handler import Handler
@@ -68,6 +69,7 @@ class Host:
         give_up: Callable[[str], None] | None = None,
     ) -> None:
         self._assembly: Assembly = assembled(services, overrides)
+        self.admits: Mapping[str, Admits] = self._assembly.admits(settings)  # by queue
         self._store = store
         self._effects = Effects(store)
         self._settings = settings
@@ -164,6 +166,14 @@ class Host:
                 "unavailable", "The store can't be read now.", call.operation, retry_after_s=_RETRY_S
             )
 
+    def entrance(self, operation: str) -> Entrance:
+        """Give what says whether there is room for a call."""
+        return self._running().pipeline.slots(self._assembly.handlers[operation])
+
+    def turned_away(self, operation: str) -> Answer:
+        """Give the answer to a call for which there is no room."""
+        return self._running().pipeline.turned_away(self._assembly.handlers[operation])
+
     async def accept(self, call: Call) -> Accepted | Answer:
         """Write the request first, born running here, and start it; an Answer where it was refused.
 
@@ -189,7 +199,7 @@ class Host:
         try:
             threads = Threads(assembly.thread_count(), self._lost_threads)
             pipeline = Pipeline(Means(self._settings, self._store, router, loop, {}))
-            assembly.bind(pipeline, resources, threads, loop)
+            assembly.bind(pipeline, resources, threads, loop, self.admits)
             started = _Started(assembly, router, resources, threads, pipeline, self._store, self._settings)
             if self._store is not None:
                 await started.attach(self._store, work=work, thread=thread, clock_ms=clock_ms, give_up=self._give_up)

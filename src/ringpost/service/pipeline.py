@@ -33,7 +33,6 @@ Middleware = Callable[[Context, Callable[[], Awaitable[object]]], Awaitable[obje
 DEPTH_MAX = 8
 SWEEP_S = 0.010
 _BUSY_S = 1.0
-_SOON_S = 0.1
 _LOOK_S = 0.1
 _LOG = logging.getLogger("ringpost.service")
 _NO_CONTENT = Answer(204)
@@ -156,20 +155,25 @@ class Pipeline:
 
     async def _answer(self, bound: Bound, call: Call) -> Answer:
         name = bound.handler.name
-        if call.deadline_s <= self._time():
-            return verdict.refusal("deadline_exceeded", "The time was over before the handler began.", name)
+        now_s = self._time()
+        if call.deadline_s <= now_s:
+            return _too_late(name)
         if call.depth and (call.depth > DEPTH_MAX or name in call.path):
             path = " → ".join((*call.path, name))
             return verdict.refusal("loop_detected", f"Calls went {path}: at most {DEPTH_MAX} deep, none twice.", name)
-        slots = bound.slots
-        if not slots.take() and not await self._slot_soon(slots, call):
-            detail = f"All {slots.total} slots of {name} are taken in this process."
-            return verdict.refusal("overloaded", detail, name, retry_after_s=_BUSY_S)
+        slots, since_s = bound.slots, call.since_s or now_s
+        if not slots.take():
+            refused = await self._queued(bound, call)
+            if refused is not None:
+                return refused
+            since_s += self._time() - now_s  # that it had to wait says nothing of how long it takes
         try:
             if bound.authenticate is not None and call.identity is None:
                 refused = await self._identify(bound, call)
                 if refused is not None:
                     return refused
+                if call.deadline_s <= self._time():
+                    return _too_late(name)
             try:
                 request = bound.decode(call.body)
                 key = call.idempotency_key
@@ -179,23 +183,49 @@ class Pipeline:
                 return invalid_answer(error, name)
             if key is not None:
                 return await self._keyed(bound, call, request, key)
-            return await self._plain(bound, call, request)
+            return await self._plain(bound, call, request, since_s)
         finally:
             slots.give()
 
-    async def _slot_soon(self, slots: Slots, call: Call) -> bool:
-        """Wait a moment for a slot that a message has, not longer than the call may take."""
-        try:
-            async with asyncio.timeout_at(min(call.deadline_s, self._time() + _SOON_S)):
-                return await slots.take_soon()
-        except TimeoutError:
-            return False
+    async def _queued(self, bound: Bound, call: Call) -> Answer | None:
+        """Wait for a slot; an answer where there is none for it."""
+        fate = await bound.slots.enter(call.priority, call.deadline_s)
+        if fate == "runs":
+            return None
+        if fate == "late":
+            return _too_late(bound.handler.name)
+        return self.turned_away(bound.handler)
 
-    async def _plain(self, bound: Bound, call: Call, request: object) -> Answer:
+    def turned_away(self, handler: Handler) -> Answer:
+        """Say that there is too much to do, and when to come again."""
+        slots, name = self._bound[handler.queue].slots, handler.name
+        detail = f"{name} has too much to do in this process: {slots.calls} calls run, {slots.waiting} wait."
+        return verdict.refusal("overloaded", detail, name, retry_after_s=slots.retry_after_s())
+
+    def _sample(self, bound: Bound, ctx: Context, error: BaseException | None, since_s: float) -> None:
+        """Tell the limiter how long a call took. One that failed may have been short for that; one that was cut off
+        says something where it had been slow already."""
+        now_s = self._time()
+        slots, latency_s = bound.slots, now_s - since_s
+        if ctx.cancelled is not None:
+            if slots.limiter.slow(latency_s):
+                slots.sample(now_s, latency_s, slots.calls, dropped=True)
+        elif error is None or isinstance(error, Problem):
+            slots.sample(now_s, latency_s, slots.calls)
+
+    async def _plain(self, bound: Bound, call: Call, request: object, since_s: float) -> Answer:
         """Run a call that no store knows of."""
         ctx = self._context(bound, call, None)
         self._calls -= 1
-        answer, error = await self._run(bound, ctx, request, self._calls)
+        try:
+            answer, error = await self._run(bound, ctx, request, self._calls)
+        except CancelledError as gone:
+            self._sample(bound, ctx, gone, since_s)
+            raise
+        if bound.slots.skipped:
+            bound.slots.skipped -= 1
+        else:
+            self._sample(bound, ctx, error, since_s)
         staged = ctx._end()
         if error is not None:
             return self._failed_call(bound, ctx, error)[1]
@@ -209,11 +239,14 @@ class Pipeline:
         if isinstance(delivery, Answer):
             return delivery
         ctx = self._context(bound, call, delivery)
+        since_s = self._time()  # the store's time isn't the handler's
         try:
             answer, error = await self._run(bound, ctx, request, delivery.ref)
-        except BaseException:
+        except BaseException as gone:
+            self._sample(bound, ctx, gone, since_s)
             self.reservations.remove(delivery)
             raise
+        self._sample(bound, ctx, error, since_s)
         staged = ctx._end()
         if error is None:
             failed = answer is not None and answer.status >= 400
@@ -453,6 +486,10 @@ def _around(middleware: Middleware, inner: Invoke) -> Invoke:
         return middleware(ctx, lambda: inner(ctx, request))
 
     return invoke
+
+
+def _too_late(name: str) -> Answer:
+    return verdict.refusal("deadline_exceeded", "The time was over before the handler began.", name)
 
 
 def _too_far(envelope: Envelope) -> Exception:

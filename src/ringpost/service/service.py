@@ -17,6 +17,7 @@ from ringpost.contract.outcome import DeadLetter
 from ringpost.contract.problem import Problem
 from ringpost.contract.vocabulary import Handles, Provider, Reply, Request, Seconds, T, seconds
 from ringpost.core.call import Identity
+from ringpost.core.limit import Kind
 from ringpost.core.retry import Retry
 from ringpost.service import schedule as schedules
 from ringpost.service.context import Context
@@ -35,20 +36,26 @@ MAX_RUN_S = 900.0
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,99}")
-_OPTIONS = ("concurrency", "limit", "dry_run", "halt", "retry", "max_run", "finish")
+CALL_QUEUE_MAX = 100_000
+_OPTIONS = ("concurrency", "limiter", "call_queue", "limit", "dry_run", "halt", "retry", "max_run", "finish")
+_LIMITERS = ("aimd", "gradient", "fixed")
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 class HandlerOptions(TypedDict, total=False):
     """What only the implementer decides.
 
-    `concurrency`: how many at a time in one process, calls and messages together (128, of `def` handlers 8). `retry`:
-    how failed messages are tried again, by exception (the nearest class counts). `max_run`: seconds after which a
-    handler is cancelled (15 min). `finish`: it goes on when its caller has gone away. `halt`: a dead message keeps its
-    line waiting until it is replayed or dropped. `dry_run`: it heeds `ctx.dry_run`. `limit`: not in this version.
+    `concurrency`: how many at a time in one process, calls and messages together (128, of `def` handlers 8). `limiter`:
+    how it is found how many of them may be calls, from 4 up to all: "aimd", "gradient" or "fixed". `call_queue`: how
+    many calls may wait for a slot, where that is less than may run; 0: none. `retry`: how failed messages are tried
+    again, by exception (the nearest class counts). `max_run`: seconds after which a handler is cancelled (15 min).
+    `finish`: it goes on when its caller has gone away. `halt`: a dead message keeps its line waiting until it is
+    replayed or dropped. `dry_run`: it heeds `ctx.dry_run`. `limit`: not in this version.
     """
 
     concurrency: int
+    limiter: Kind
+    call_queue: int
     limit: int
     dry_run: bool
     halt: bool
@@ -75,7 +82,8 @@ class Service:
     `resources` are made once per process, `provides` once per message or call; each is a function, async function,
     generator or async generator, and what it returns or yields is handed to parameters of that type. `middleware` runs
     around every handler, the first one outermost. `authenticate` says who calls, from the headers: an Identity, None
-    for anybody; raise a Problem to refuse. Raises UsageError for what can't work, at the line that declares it.
+    for anybody; raise a Problem to refuse. `limiter` and `call_queue` hold for handlers that
+    don't say their own, see HandlerOptions. Raises UsageError for what can't work, at the line that declares it.
     """
 
     def __init__(
@@ -86,6 +94,8 @@ class Service:
         provides: Sequence[Provider] = (),
         middleware: Sequence[Middleware] = (),
         authenticate: Authenticate | None = None,
+        limiter: Kind | None = None,
+        call_queue: int | None = None,
     ) -> None:
         for contract in contracts:
             if not (isinstance(contract, type) and issubclass(contract, Contract)):
@@ -100,6 +110,8 @@ class Service:
         self.provides: tuple[Source, ...] = tuple(map(source_of, provides))
         self.middleware = tuple(middleware)
         self.authenticate = authenticate
+        self.limiter: Kind | None = None if limiter is None else _limiter(limiter, f"Service {self.name}")
+        self.call_queue = None if call_queue is None else _call_queue(call_queue, f"Service {self.name}")
         self.handlers: dict[str, Handler] = {}
         for one in self.middleware:
             if not is_async(one):
@@ -362,6 +374,10 @@ def _options(options: HandlerOptions, where: str) -> dict[str, Any]:
         if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= CONCURRENCY_MAX:
             raise UsageError(f"{where}: concurrency is a whole number from 1 to {CONCURRENCY_MAX:,}, not {count!r}.")
         checked["concurrency"] = count
+    if "limiter" in options:
+        checked["limiter"] = _limiter(options["limiter"], where)
+    if "call_queue" in options:
+        checked["call_queue"] = _call_queue(options["call_queue"], where)
     for name, value in (
         ("dry_run", options.get("dry_run", False)),
         ("finish", options.get("finish", False)),
@@ -371,6 +387,18 @@ def _options(options: HandlerOptions, where: str) -> dict[str, Any]:
             raise UsageError(f"{where}: {name} is True or False, not {value!r}.")
         checked[name] = value
     return checked
+
+
+def _limiter(given: Kind, where: str) -> Kind:
+    if given not in _LIMITERS:
+        raise UsageError(f"{where}: limiter is {listed(_LIMITERS)}, not {given!r}.")
+    return given
+
+
+def _call_queue(given: object, where: str) -> int:
+    if isinstance(given, bool) or not isinstance(given, int) or not 0 <= given <= CALL_QUEUE_MAX:
+        raise UsageError(f"{where}: call_queue is a whole number from 0 to {CALL_QUEUE_MAX:,}, not {given!r}.")
+    return given
 
 
 def _retry(given: object, where: str) -> dict[type[Exception], Retry]:

@@ -1,106 +1,123 @@
-"""How much of an operation one process does at a time: integers, counted by calls and messages together.
+"""The admission of one operation, joined to the event loop: integers, counted by calls and messages together.
 
-A semaphore costs 0.7 µs a message. A call that finds all slots taken by calls is refused at once; a worker claims at
-most as many messages as are free. What a claim under way has asked for is still free to calls: a store that is slow
-must not keep them waiting. Where a claim then gives more than there is room for, the rest is released. Where messages
-have the slots, one of which ends soon while a queue is drained, a call waits a moment: it goes before the next claim.
+A semaphore costs 0.7 µs a message. Who decides is `core/admission.py`; here a call waits for its turn, and what becomes
+free is handed to who stands in the queue before the next claim can ask for it. Not thread-safe: only the loop counts.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+from ringpost.core.admission import WAIT_S_MAX, Admission, Fate, Waiting
+from ringpost.core.message import Priority
+
+SHORT_S = 0.005
+SKIPPED = 7
+BURST = 8  # so many calls that were let in may be missing, before it is seen to that none is waited for in vain
 
 
-class Slots:
-    """The slots of one operation in this process. Not thread-safe: only the event loop counts.
+class Slots(Admission, eq=False):
+    """The slots of one operation in this process."""
 
-    A slot is `lost` while a `def` handler that was given up still holds its thread; it comes back when that ends.
-    """
+    freed: Callable[[], None] | None = None  # called when messages may be claimed again after they could not
+    skipped: int = 0  # calls that are yet to pass before the limiter is told of one
+    _counting: bool = False
 
-    __slots__ = ("_waiting", "asked", "freed", "lost", "messages", "name", "total", "used")
+    async def enter(self, priority: Priority, deadline_s: float) -> Fate:
+        """Stand in the queue for a slot: `runs` where it was given one, `shed` or `late` where it is turned away."""
+        loop = asyncio.get_running_loop()
+        now_s = loop.time()
+        turn: asyncio.Future[None] = loop.create_future()
+        one = Waiting(priority, deadline_s, turn)
+        self._tell(self.join(one, now_s))
+        if turn.done():
+            return one.fate
+        try:
+            async with asyncio.timeout_at(min(deadline_s, now_s + WAIT_S_MAX)):
+                await turn
+        except TimeoutError:
+            self.withdraw(one)
+        except asyncio.CancelledError:
+            if one.fate == "runs":
+                self.give()  # it came, and nobody is there to use it
+            self.withdraw(one)
+            raise
+        if one.fate == "left":
+            self._may_claim()
+            return "late" if loop.time() >= deadline_s else "shed"
+        return one.fate
 
-    def __init__(self, total: int, name: str = "") -> None:
-        self.total = total
-        self.name = name
-        self.used = 0
-        self.messages = 0  # of the used ones: messages have them
-        self.asked = 0  # a claim under way may bring so many more
-        self.lost = 0
-        self._waiting: deque[asyncio.Future[bool]] = deque()
-        self.freed: Callable[[], None] | None = None  # called when a slot becomes free again in a full set
+    def let_in(self, priority: Priority) -> bool:
+        """Take note of a call whose task is about to be made; False where it would be turned away: it needs no task.
 
-    @property
-    def free(self) -> int:
-        """How many messages more may be claimed now."""
-        return self.total - self.used - self.asked
-
-    def take(self) -> bool:
-        """Take a slot if one is free."""
-        if self.used >= self.total:
-            return False
-        self.used += 1
+        What is made in one turn of the loop begins in the next, and takes its slot then. Closed, all are let in, to be
+        told for how long.
+        """
+        coming = self.coming
+        if coming < BURST and self.calls + BURST < self.calls_max and not self.waiting:
+            self.coming = coming + 1  # far from any limit: nearly every call passes here
+            return True
+        if not self.expect(priority):
+            return self.closed
+        if not self._counting:
+            self._counting = True
+            asyncio.get_running_loop().call_soon(self._all_came)
         return True
 
-    async def take_soon(self) -> bool:
-        """Take the next slot that a message gives back; False where that is no use: as many calls wait for as many."""
-        if len(self._waiting) >= self.messages:
-            return False
-        coming: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiting.append(coming)
-        try:
-            return await coming
-        except asyncio.CancelledError:
-            if coming.done() and not coming.cancelled():
-                self.give()  # it came, and nobody is there to use it
-            elif coming in self._waiting:
-                self._waiting.remove(coming)
-            raise
-
-    def ask(self, count: int) -> None:
-        """Take note of how many messages a claim that is about to be made asks for."""
-        self.asked += count
-
-    def claimed(self, asked: int, got: int) -> int:
-        """Take slots for the messages that a claim gave; says for how many there is none, as calls came before."""
-        self.asked -= asked
-        begun = min(got, max(self.total - self.used, 0))
-        self.used += begun
-        self.messages += begun
-        return got - begun
-
-    def begun(self) -> None:
-        """Take note that a slot which was taken is a message's."""
-        self.messages += 1
+    def give(self) -> None:
+        """Give back the slot of a call."""
+        self.leave()
+        if self.waiting or self.used == self.total - 1:
+            self._go_on()
 
     def ended(self) -> None:
         """Give back the slot of a message."""
-        self.messages -= 1
-        self.give()
+        self.settled()
+        if self.waiting or self.used == self.total - 1:
+            self._go_on()
 
-    def _handed_over(self) -> bool:
-        """Hand a slot that is given back to a call that waits for it; else the next claim would be quicker."""
-        while self._waiting:
-            coming = self._waiting.popleft()
-            if not coming.done():
-                coming.set_result(True)
-                return True
-        return False
-
-    def give(self) -> None:
-        """Give a slot back."""
-        assert self.used > 0, "a slot was given back twice"
-        if self._waiting and self._handed_over():
-            return
-        self.used -= 1
-        if self.freed is not None and self.used == self.total - 1:
-            self.freed()
+    def begun(self) -> None:
+        """Take note that the slot which a call took is a message's from now on."""
+        Admission.begun(self)
+        if self.waiting:
+            self._go_on()
 
     def lose(self) -> None:
         """Count a slot as lost, beside the one that its handling gives back."""
-        self.used += 1
-        self.lost += 1
+        self.lost_one()
 
     def recover(self) -> None:
         """Take a lost slot back into use: its thread has ended."""
-        self.lost -= 1
-        self.give()
+        self.found()
+        self._go_on()
+
+    def sample(self, now_s: float, latency_s: float, in_flight: int, *, dropped: bool = False) -> None:
+        """Tell the limiter of a call that has ended; of short ones it is enough to hear of some."""
+        self.skipped = SKIPPED if 0.0 < self.limiter.usual_s < SHORT_S else 0
+        if self.limiter.sample(now_s, latency_s, in_flight, dropped=dropped):
+            self.limited()
+            if self.waiting:
+                self._go_on()
+
+    def shut(self, closed: bool) -> None:
+        """Begin nothing new from now on, or again."""
+        if closed is not self.closed:
+            self._tell(self.close(closed))
+            self._go_on()
+
+    def _go_on(self) -> None:
+        if self.waiting:
+            self._tell(self.advance(asyncio.get_running_loop().time()))
+        self._may_claim()
+
+    def _may_claim(self) -> None:
+        if self.freed is not None and not self.waiting:
+            self.freed()
+
+    def _tell(self, decided: Sequence[Waiting]) -> None:
+        for one in decided:
+            if not one.told.done():
+                one.told.set_result(None)
+
+    def _all_came(self) -> None:
+        self._counting = False
+        self.came()

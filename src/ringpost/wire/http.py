@@ -1,6 +1,6 @@
 """A request and a response as the door and the transport exchange them, whoever reads the bytes."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 from msgspec import Struct
 
@@ -15,7 +15,7 @@ class Request(Struct, gc=False):
     body: bytes
     arrived_s: float  # loop time when its bytes were read
     origin: str = ""  # scheme://host, for absolute URLs
-    gone: Callable[[Callable[[], None]], None] | None = None  # call back once the client has gone away
+    since_s: float = 0.0  # loop time when its turn came, on this connection; 0: nobody knows
 
 
 class Response(Struct, gc=False):

@@ -40,11 +40,14 @@ def transitions() -> str:
 
 # What each key is for; every key has a line here, or the page isn't written.
 FOR = {
-    "store": "where messages wait: `sqlite:///shop.db`, `sqlite:////var/lib/shop.db`, `memory:` in tests",
+    "store": "where messages wait: `sqlite:///shop.db`, `sqlite:////var/lib/shop.db`, `postgresql://shop@db/shop`,"
+    " `memory:` in tests",
     "http": "where the door listens: `host:port`; `none`: no door",
     "workers": "processes of `ringpost run`",
     "addresses": "contract → URL, for calls to services on other stores or hosts",
-    "durability": "the level asked for; SQLite gives `durable` and `memory:` gives `buffered`, whatever stands here",
+    "durability": "the least that a receipt must be worth: `durable`, `replicated`, `buffered`; PostgreSQL is asked"
+    " what it gives; SQLite gives `durable` and `memory:` gives `buffered`, whatever stands here",
+    "listen_url": "where wake-ups of PostgreSQL come from, if `store` leads through a pooler; past it",
     "advertise": "the URL under which others reach this door, for `Location` and for callers on the same store",
     "tls_cert": "certificate chain, PEM; with `tls_key`",
     "tls_key": "its private key, PEM",

@@ -25,6 +25,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     workers: int = 1
     addresses: Mapping[str, str] = {}  # contract → URL
     durability: Level = "durable"
+    listen_url: str | None = None  # of PostgreSQL, past a pooler
     advertise: str | None = None
     tls_cert: str | None = None
     tls_key: str | None = None
@@ -66,6 +67,7 @@ _EXAMPLES = {
     "http": '"127.0.0.1:8000"',
     "addresses": '{billing = "https://billing.example"}',
     "durability": '"durable"',
+    "listen_url": '"postgresql://user@host/database"',
     "advertise": '"http://10.0.0.7:8000"',
     "tls_cert": '"server.pem"',
     "tls_key": '"server.key"',
@@ -80,6 +82,7 @@ class Given(TypedDict, total=False):
     workers: int
     addresses: Mapping[str, str]
     durability: Level
+    listen_url: str
     advertise: str
     tls_cert: str
     tls_key: str

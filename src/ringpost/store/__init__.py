@@ -17,8 +17,8 @@ def store_for(url: str, settings: Settings, *, on_failed: Failed | None = None) 
     """Make the store that a URL names; it is opened by whoever uses it. `on_failed` is called once, on its loop, when
     it can't be trusted any more and takes nothing.
 
-    `memory:` (for tests, gone with the process), `sqlite:///relative/file.db`, `sqlite:////absolute/file.db`. Raises
-    StoreError, saying what to do, for a URL that names none.
+    `memory:` (for tests, gone with the process), `sqlite:///relative/file.db`, `sqlite:////absolute/file.db`,
+    `postgresql://user@host/database`. Raises StoreError, saying what to do, for a URL that names none.
     """
     scheme, colon, rest = url.partition(":")
     make = _SCHEMES.get(scheme) if colon else None
@@ -48,8 +48,19 @@ def _sqlite(rest: str, settings: Settings, on_failed: Failed | None) -> Store:
     return SqliteStore(path, settings, on_failed=on_failed)
 
 
+def _postgresql(rest: str, settings: Settings, on_failed: Failed | None) -> Store:
+    """Make a store in a database. Its driver is an extra."""
+    try:
+        from ringpost.store.postgres import PostgresStore
+    except ModuleNotFoundError as exc:
+        if exc.name != "asyncpg":
+            raise
+        raise StoreError("a store in PostgreSQL needs its driver: pip install 'ringpost[postgres]'") from exc
+    return PostgresStore(f"postgresql:{rest}", settings)
+
+
 def _not_yet(rest: str, settings: Settings, on_failed: Failed | None) -> Store:
-    raise StoreError(f"PostgreSQL, NATS and Redis as stores are not in this version. Write {_FORMS}.")
+    raise StoreError(f"NATS and Redis as stores are not in this version. Write {_FORMS}.")
 
 
 def _without_password(url: str) -> str:
@@ -58,14 +69,14 @@ def _without_password(url: str) -> str:
     return f"{head.partition('://')[0]}://…@{tail}" if at else url
 
 
-_FORMS = "'sqlite:///ringpost.db' for a file, or 'memory:' for a test"
+_FORMS = "'sqlite:///ringpost.db' for a file, 'postgresql://user@host/database', or 'memory:' for a test"
 
 # One line a store: the scheme of its URL, and what makes it of the rest.
 _SCHEMES: Mapping[str, Callable[[str, Settings, Failed | None], Store]] = MappingProxyType(
     {
         "memory": _memory,
         "sqlite": _sqlite,
-        "postgresql": _not_yet,
+        "postgresql": _postgresql,
         "nats": _not_yet,
         "redis": _not_yet,
     }

@@ -4,30 +4,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 
 from ringpost.store.port import Woken
+from ringpost.store.waiter import Waiter, wake
 from ringpost.store.wakeup import Bell, tone
 
 POLL_S = 1.0
 
 Look = Callable[[frozenset[str], frozenset[bytes], bool], Awaitable[Woken]]
-
-
-class Waiter:
-    """One `wait`, and what it waits for."""
-
-    __slots__ = ("future", "ids", "queues")
-
-    def __init__(self, queues: frozenset[str], ids: frozenset[bytes], future: asyncio.Future[Woken]) -> None:
-        self.queues = queues
-        self.ids = ids
-        self.future = future
-
-    def wake(self, queues: frozenset[str], ids: frozenset[bytes]) -> bool:
-        """Wake it if any of this is its own; False if not, or if it has been woken already."""
-        woken = Woken(queues & self.queues, ids & self.ids)
-        if self.future.done() or not (woken.queues or woken.ids):
-            return False
-        self.future.set_result(woken)
-        return True
 
 
 class Waiting:
@@ -65,13 +47,7 @@ class Waiting:
 
     def rang(self, queues: Iterable[str], ids: Iterable[bytes]) -> None:
         """Wake one waiter a queue, and every one of the ids."""
-        changed = frozenset(ids)
-        if changed:
-            for waiter in self._waiters:
-                waiter.wake(frozenset(), changed)
-        for queue in queues:
-            one = frozenset((queue,))
-            any(waiter.wake(one, frozenset()) for waiter in self._waiters)
+        wake(self._waiters, queues, ids)
 
     def look(self) -> None:
         """Look for oneself: something has changed, and who committed it didn't know yet that it was waited for."""

@@ -1,0 +1,181 @@
+"""One connection to PostgreSQL: SQL that names the schema `ringpost` goes to whichever schema the store has.
+
+Nothing is kept in a session: behind a pooler each transaction may meet another one. There, a statement of its own is a
+transaction too, as its parts must not reach two sessions.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, cast
+
+import asyncpg
+
+from ringpost.contract.errors import StoreError
+
+Row = Sequence[Any]
+
+_LOST: tuple[type[BaseException], ...] = (
+    OSError,  # among them TimeoutError: an answer that took too long
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,  # the server stops, has crashed, or starts
+    asyncpg.InternalClientError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.ProtocolViolationError,  # how a pooler says that it has lost the server
+    asyncpg.IdleInTransactionSessionTimeoutError,
+)
+
+
+class Lost(Exception):
+    """The connection is gone or of no use: whether a commit under way took place is not known."""
+
+
+def is_lost(exc: BaseException) -> bool:
+    """Say whether an error means that, and not that a statement was wrong."""
+    if isinstance(exc, asyncpg.InterfaceError):
+        return not isinstance(exc, asyncpg.DataError)
+    return isinstance(exc, _LOST)
+
+
+class Again(Exception):
+    """Others were in the way at this very moment: roll back, and take the transaction again."""
+
+
+class Driver(Protocol):
+    """What of an asyncpg connection is used."""
+
+    async def fetch(self, query: str, *args: Any) -> list[Row]: ...
+    async def execute(self, query: str, *args: Any) -> str: ...
+    async def executemany(self, command: str, args: Sequence[Sequence[Any]]) -> None: ...
+    async def add_listener(self, channel: str, callback: Callable[..., None]) -> None: ...
+    async def close(self, *, timeout: float) -> None: ...
+    def terminate(self) -> None: ...
+    def is_closed(self) -> bool: ...
+    def is_in_transaction(self) -> bool: ...
+
+
+async def open_driver(dsn: str, *, connect_s: float, statement_s: float, cached: int) -> Driver:
+    """Connect. Raises what asyncpg raises; the text of a ValueError may repeat the URL."""
+    async with asyncio.timeout(connect_s + 1):
+        found: Driver = await cast(Any, asyncpg).connect(
+            dsn,
+            timeout=connect_s,
+            command_timeout=statement_s,
+            statement_cache_size=cached,
+            max_cached_statement_lifetime=0,
+        )
+    return found
+
+
+def is_said(exc: BaseException) -> bool:
+    """Say whether the server itself raised an error."""
+    return isinstance(exc, asyncpg.PostgresError)
+
+
+def stood_idle(exc: BaseException | None) -> bool:
+    """Say whether the server ended a transaction that nobody went on with."""
+    return isinstance(exc, asyncpg.IdleInTransactionSessionTimeoutError)
+
+
+def would_write(exc: BaseException) -> bool:
+    """Say whether a statement was refused because it writes where only reading is allowed."""
+    return isinstance(exc, asyncpg.ReadOnlySQLTransactionError)
+
+
+class Db:
+    """A connection. Once a statement was given up half-way or the server has gone, it is closed for good."""
+
+    def __init__(self, driver: Driver, schema: str, *, pooled: bool) -> None:
+        self.driver = driver
+        self._schema = schema
+        self._pooled = pooled
+        self._texts: dict[str, str] = {}
+
+    @property
+    def closed(self) -> bool:
+        return self.driver.is_closed()
+
+    async def fetch(self, sql: str, *values: Any) -> list[Row]:
+        """Run one statement; a transaction of its own unless one is open."""
+        if self._pooled and not self.driver.is_in_transaction():
+            await self.begin()
+            rows: list[Row] = await self._guarded(self.driver.fetch, sql, *values)
+            await self.commit()
+            return rows
+        found: list[Row] = await self._guarded(self.driver.fetch, sql, *values)
+        return found
+
+    async def user_fetch(self, sql: str, *values: Any) -> list[Row]:
+        """Run a handler's statement, as it stands."""
+        found: list[Row] = await self._guarded_as_is(self.driver.fetch, sql, *values)
+        return found
+
+    async def user_repeat(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Run a handler's statement for many rows of values, in one go."""
+        await self._guarded_as_is(self.driver.executemany, sql, rows)
+
+    async def execute(self, sql: str) -> None:
+        """Run statements without values."""
+        await self._guarded(self.driver.execute, sql)
+
+    async def begin(self) -> None:
+        await self._guarded(self.driver.execute, "BEGIN")
+
+    async def commit(self) -> None:
+        await self._guarded(self.driver.execute, "COMMIT")
+
+    async def roll_back(self) -> None:
+        """Undo what is open. Where that can't be, the connection goes, and the server undoes it."""
+        if self.driver.is_closed() or not self.driver.is_in_transaction():
+            return
+        try:
+            await self.driver.execute("ROLLBACK")
+        except BaseException as exc:
+            self.driver.terminate()
+            if not isinstance(exc, Exception):
+                raise
+
+    def terminate(self) -> None:
+        self.driver.terminate()
+
+    async def close(self, timeout_s: float) -> None:
+        try:
+            await self.driver.close(timeout=timeout_s)
+        except Exception as exc:
+            if not is_lost(exc):
+                raise
+            self.driver.terminate()
+
+    async def _guarded(self, run: Callable[..., Any], sql: str, *values: Any) -> Any:
+        try:
+            return await self._guarded_as_is(run, self.text(sql), *values)
+        except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError) as exc:
+            raise Again(str(exc)) from exc
+
+    async def _guarded_as_is(self, run: Callable[..., Any], sql: str, *values: Any) -> Any:
+        try:
+            return await run(sql, *values)
+        except asyncio.CancelledError:
+            self.driver.terminate()  # its answer may still come: nobody else may read it
+            raise
+        except Exception as exc:
+            if not is_lost(exc):
+                raise
+            self.driver.terminate()
+            raise Lost(str(exc) or type(exc).__name__) from exc
+
+    def text(self, sql: str) -> str:
+        """Put the store's schema into SQL."""
+        text = self._texts.get(sql)
+        if text is None:
+            if len(self._texts) >= 1000:  # some SQL is made as it is needed
+                self._texts.clear()
+            text = self._texts[sql] = sql.replace("ringpost.", f'"{self._schema}".')
+        return text
+
+
+def refused(exc: BaseException, where: str) -> StoreError:
+    """Say that the server can't be reached or doesn't do as asked, without what a URL may carry."""
+    what = str(exc).strip() or type(exc).__name__
+    error = StoreError(f"the store {where} is not there: {what}")
+    error.__cause__ = exc
+    return error

@@ -1,0 +1,186 @@
+"""Settling: how a worker's deliveries ended, a whole batch as one statement that compares each fence."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import msgspec
+
+from ringpost.core.keep import KEEP_DEAD_S
+from ringpost.core.message import Answer, Cause, Failure, Kind, Settlement, State
+from ringpost.store import postgres_end, postgres_put
+from ringpost.store.postgres_db import Db
+from ringpost.store.postgres_turn import Turn, columns
+
+FAILURES_KEPT = 5
+_JSON = "application/json"
+_ANSWERED = (State.SUCCEEDED, State.FAILED)
+
+# Arrays of one settlement a row; $8 to $13 the answers that are more than a status, $14 to $17 the failures.
+SETTLE = f"""
+WITH t AS MATERIALIZED (SELECT ringpost.now_ms() AS ms),
+won AS (
+  UPDATE ringpost.message m SET state = g.goal, status = g.status, cause = g.cause, attempts = m.attempts + g.charge,
+    holder = 0, settled_ms = CASE WHEN g.goal >= 10 THEN t.ms END,
+    purge_ms = CASE WHEN g.goal = 14 THEN t.ms + 1000::bigint * greatest(m.keep_s, {KEEP_DEAD_S})
+      WHEN g.goal >= 10 THEN t.ms + 1000::bigint * m.keep_s END,
+    due_ms = CASE WHEN g.goal = 2 THEN greatest(m.due_ms, t.ms + g.delay_ms) ELSE m.due_ms END
+  FROM t, unnest($1::bigint[], $2::bigint[], $3::smallint[], $4::smallint[], $5::smallint[], $6::int[], $7::bigint[])
+    AS g(seq, fence, goal, status, cause, charge, delay_ms)
+  WHERE m.seq = g.seq AND m.fence = g.fence AND m.state = 5
+  RETURNING m.seq, m.fence, m.queue, m.kind, m.size, m.state
+),
+answered AS (
+  INSERT INTO ringpost.outcome (seq, content_type, retry_after_s, processed, body)
+  SELECT a.seq, a.content_type, a.retry_after_s, a.processed, a.body
+  FROM unnest($8::bigint[], $9::bigint[], $10::text[], $11::float8[], $12::bool[], $13::bytea[])
+    AS a(seq, fence, content_type, retry_after_s, processed, body)
+    JOIN won ON won.seq = a.seq AND won.fence = a.fence
+  ON CONFLICT (seq) DO UPDATE SET content_type = excluded.content_type, retry_after_s = excluded.retry_after_s,
+    processed = excluded.processed, body = excluded.body
+),
+failed AS (
+  INSERT INTO ringpost.failure (seq, slot, detail)
+  SELECT f.seq, f.slot, f.detail FROM unnest($14::bigint[], $15::bigint[], $16::smallint[], $17::bytea[])
+    AS f(seq, fence, slot, detail) JOIN won ON won.seq = f.seq AND won.fence = f.fence
+  ON CONFLICT (seq, slot) DO UPDATE SET detail = excluded.detail
+),
+quiet AS (DELETE FROM ringpost.progress p USING won WHERE p.seq = won.seq AND won.state >= 10),
+tallied AS (
+  INSERT INTO ringpost.tally SELECT queue, 0, count(*), -count(*), -sum(size), sum(size) FROM won
+  WHERE kind = 2 AND state >= 10 GROUP BY queue
+)
+"""
+_ONE_OUTCOME = (
+    "INSERT INTO ringpost.outcome (seq, content_type, retry_after_s, processed, body) VALUES ($1, $2, $3, $4, $5)"
+    " ON CONFLICT (seq) DO UPDATE SET content_type = excluded.content_type, retry_after_s = excluded.retry_after_s,"
+    " processed = excluded.processed, body = excluded.body"
+)
+_ONE_FAILURE = (
+    "INSERT INTO ringpost.failure (seq, slot, detail) VALUES ($1, $2, $3)"
+    " ON CONFLICT (seq, slot) DO UPDATE SET detail = excluded.detail"
+)
+_SETTLE = SETTLE + "SELECT seq, fence FROM won"
+# What an earlier try has settled, whose answer didn't come: nobody else can have, as nobody else has this fence.
+_SETTLED_BEFORE = (
+    "SELECT m.seq, m.fence FROM ringpost.message m"
+    " JOIN unnest($1::bigint[], $2::bigint[], $3::smallint[]) g(seq, fence, goal)"
+    " ON m.seq = g.seq AND m.fence = g.fence AND m.state = g.goal"
+)
+
+
+async def settle_all(turn: Turn, settlements: Sequence[Settlement]) -> list[bool]:
+    """Settle, and put what the winners staged; one answer each, False where the fence was lost."""
+    if not settlements:
+        return []
+    await turn.queues.make(turn.db, [one.delivery.queue for one in settlements])
+    await turn.lock(_lines(settlements))
+    first = {(one.delivery.ref, one.delivery.fence): one for one in reversed(settlements)}
+    unique = list(first.values())  # a row is settled once, whoever brings it twice
+    won = await _settle_rows(turn, [one for one in unique if not removes(one)])
+    won |= await _remove(turn, [one for one in unique if removes(one)])
+    settled = [(key := (one.delivery.ref, one.delivery.fence)) in won and first[key] is one for one in settlements]
+    winners = [one for one, done in zip(settlements, settled, strict=True) if done]
+    await _pass_on(turn, [one for one in winners if not removes(one)])
+    await note(turn, winners)
+    staged = [message for one in winners for message in one.staged]
+    if staged:
+        await turn.queues.make(turn.db, [message.queue for message in staged if not message.event])
+        await postgres_put.put_all(turn, staged, None)
+    return settled
+
+
+def removes(one: Settlement) -> bool:
+    """Say whether nothing of the row stays: a reservation that wasn't answered."""
+    return one.remove or (one.delivery.kind is Kind.CALL and one.to not in _ANSWERED)
+
+
+def plain(one: Settlement) -> bool:
+    """Say whether a settlement is one row's own affair, so that it can share a statement with a claim."""
+    return one.delivery.line is None and not one.staged and one.to is not State.DEAD and not removes(one)
+
+
+def values(settlements: Sequence[Settlement]) -> list[list[object]]:
+    """Give the arrays that `SETTLE` takes."""
+    rows: list[tuple[object, ...]] = []
+    answers: list[tuple[object, ...]] = []
+    failures: list[tuple[object, ...]] = []
+    for one in settlements:
+        delivery, answer = one.delivery, one.answer
+        charge = one.charge and one.to is not State.READY
+        status = None if answer is None else answer.status
+        rows.append((delivery.ref, delivery.fence, one.to, status, one.cause, int(charge), round(one.delay_s * 1000)))
+        if answer is not None and (answer.body or answer.retry_after_s is not None or answer.content_type != _JSON):
+            more = (answer.content_type, answer.retry_after_s, answer.processed, answer.body)
+            answers.append((delivery.ref, delivery.fence, *more))
+        if one.failure is not None:
+            slot = delivery.attempt % FAILURES_KEPT
+            failures.append((delivery.ref, delivery.fence, slot, msgspec.json.encode(one.failure)))
+    return [
+        *columns(rows),
+        *(columns(answers) or [[] for _ in range(6)]),
+        *(columns(failures) or [[] for _ in range(4)]),
+    ]
+
+
+async def _settle_rows(turn: Turn, settlements: Sequence[Settlement]) -> set[tuple[int, int]]:
+    """Settle rows that stay; gives ref and fence of each that was won."""
+    if not settlements:
+        return set()
+    won = {(row[0], row[1]) for row in await turn.db.fetch(_SETTLE, *values(settlements))}
+    if turn.again and len(won) < len(settlements):
+        goals = [(one.delivery.ref, one.delivery.fence, one.to) for one in settlements]
+        won |= {(row[0], row[1]) for row in await turn.db.fetch(_SETTLED_BEFORE, *columns(goals))}
+    return won
+
+
+async def _remove(turn: Turn, settlements: Sequence[Settlement]) -> set[tuple[int, int]]:
+    groups: defaultdict[int, list[int]] = defaultdict(list)
+    for one in settlements:
+        groups[one.delivery.fence].append(one.delivery.ref)
+    won: set[tuple[int, int]] = set()
+    for fence, refs in groups.items():
+        gone = await postgres_end.remove(turn, refs, f"m.state = 5 AND m.fence = {int(fence)}")
+        won |= {(row[0], fence) for row in gone}
+    return won
+
+
+async def _pass_on(turn: Turn, winners: Sequence[Settlement]) -> None:
+    """Let the next of each line go, and tell of the dead."""
+    gone = [one for one in winners if one.to.terminal or one.to is State.FORWARDED]
+    ended = [one for one in gone if one.delivery.line is not None]
+    for dead in (False, True):
+        rows = [
+            (one.delivery.ref, b"", turn.queues.by_name[one.delivery.queue].no, 0, 0, b"", b"", one.delivery.line)
+            for one in ended
+            if (one.to is State.DEAD) is dead
+        ]
+        if rows:
+            await postgres_end.leave_lines(turn, rows, State.DEAD if dead else State.SUCCEEDED)
+    deaths: defaultdict[Cause, list[int]] = defaultdict(list)
+    for one in winners:
+        if one.to is State.DEAD:
+            deaths[one.cause].append(one.delivery.ref)
+    for cause, refs in deaths.items():
+        await postgres_end.tell_deaths(turn, refs, cause)
+
+
+async def keep_answer(db: Db, seq: int, answer: Answer) -> None:
+    """Keep what a row was answered, in the place of what it was answered before."""
+    more = (answer.content_type, answer.retry_after_s, answer.processed, answer.body)
+    await db.fetch(_ONE_OUTCOME, seq, *more)
+
+
+async def keep_failure(db: Db, seq: int, slot: int, failure: Failure) -> None:
+    """Keep how a row failed, among its last failures."""
+    await db.fetch(_ONE_FAILURE, seq, slot, msgspec.json.encode(failure))
+
+
+async def note(turn: Turn, winners: Sequence[Settlement]) -> None:
+    """Remember what waits for it: ids that changed, queues to which something came back."""
+    turn.touched.update([one.delivery.id for one in winners])
+    turn.rang.update([one.delivery.queue for one in winners if one.to is State.READY])
+
+
+def _lines(settlements: Sequence[Settlement]) -> set[bytes]:
+    lines = {one.delivery.line for one in settlements if one.delivery.line is not None}
+    return lines | {message.line for one in settlements for message in one.staged if message.line is not None}

@@ -1,0 +1,197 @@
+"""A handler's SQL and the end of its handling in one transaction, on a connection of its own.
+
+Nobody waits for it but who writes the same rows. What holds it in check is the server: a transaction that stands idle
+for a minute is rolled back, as it keeps the whole database from being cleaned.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+from ringpost.contract.errors import StoreError, TransactionHeldTooLong, UsageError
+from ringpost.core.message import Message, Settlement, Statement
+from ringpost.store import postgres_put, postgres_read, postgres_settle, postgres_statement
+from ringpost.store.postgres_db import Again, Db, Lost, Row, stood_idle, would_write
+from ringpost.store.postgres_link import PATIENCE_S, Connect, Link
+from ringpost.store.postgres_turn import Queues, Turn
+
+CONNECTIONS_MAX = 16
+IDLE_S_MAX = 60.0
+_BEGIN = f"BEGIN; SET LOCAL idle_in_transaction_session_timeout = {round(IDLE_S_MAX * 1000)}"
+
+Found = TypeVar("Found")
+
+
+class Pool:
+    """The connections of transactions: as many as are open at once, at most CONNECTIONS_MAX; the others wait."""
+
+    def __init__(self, connect: Connect) -> None:
+        self._connect = connect
+        self._free = asyncio.Semaphore(CONNECTIONS_MAX)
+        self._idle: list[Link] = []
+        self._closed = False
+
+    async def take(self) -> tuple[Link, Db]:
+        await self._free.acquire()
+        link = self._idle.pop() if self._idle else Link(self._connect)
+        try:
+            return link, await link.get(time.monotonic() + PATIENCE_S)
+        except BaseException:
+            self._free.release()
+            raise
+
+    async def give(self, link: Link) -> None:
+        self._free.release()
+        if self._closed:
+            await link.close()
+        else:
+            self._idle.append(link)
+
+    async def close(self) -> None:
+        self._closed = True
+        idle, self._idle = self._idle, []
+        for link in idle:
+            await link.close()
+
+
+class PostgresTransaction:
+    """See `port.SqlTransaction`. `committed` is told what a commit brought."""
+
+    def __init__(self, pool: Pool, schema: str, where: Callable[[], str], committed: Callable[[Turn], None]) -> None:
+        self._pool = pool
+        self._schema = schema
+        self._where = where
+        self._committed = committed
+        self._lock = asyncio.Lock()
+        self._link: Link | None = None
+        self._db: Db | None = None
+        self._over = False
+
+    @property
+    def held(self) -> bool:
+        return self._db is not None
+
+    @property
+    def connection(self) -> Any:
+        """The asyncpg connection, inside the transaction. It is the handling's only while the handling lasts."""
+        if self._db is None:
+            raise UsageError("the transaction has not begun: `await tx.lock()` begins it")
+        return self._db.driver
+
+    async def execute(self, statement: Statement) -> list[tuple[Any, ...]]:
+        sql, values = postgres_statement.positional(statement)
+        postgres_statement.check(sql, self._schema)
+        async with self._lock:
+            self._check_open()
+            if self._db is None and postgres_statement.may_read_only(sql):
+                rows = await self._read(sql, values)
+                if rows is not None:
+                    return [tuple(row) for row in rows]
+            db = await self._begin()
+            return [tuple(row) for row in await self._guarded(db.user_fetch(sql, *values))]
+
+    async def lock(self) -> None:
+        async with self._lock:
+            self._check_open()
+            await self._begin()
+
+    async def commit(
+        self, settlement: Settlement | None, staged: Sequence[Message] = (), sql: Sequence[Statement] = ()
+    ) -> bool:
+        async with self._lock:
+            self._check_open()
+            db = await self._begin()
+            try:
+                won = await self._guarded(self._end(db, settlement, staged, sql))
+            except Again as exc:
+                await self._undo()
+                raise StoreError("others were in the way of this commit; nothing of it was kept") from exc
+            except BaseException:
+                await self._undo()
+                raise
+            await self._undo()  # of what was committed there is nothing to undo
+            return won
+
+    async def rollback(self) -> None:
+        async with self._lock:
+            await self._undo()
+
+    # --- within
+
+    async def _end(
+        self, db: Db, settlement: Settlement | None, staged: Sequence[Message], sql: Sequence[Statement]
+    ) -> bool:
+        statements = sql if settlement is None else settlement.sql
+        for statement in statements:
+            text, values = postgres_statement.positional(statement)
+            postgres_statement.check(text, self._schema)
+            await db.user_fetch(text, *values)
+        turn = Turn(db, Queues())
+        messages = staged if settlement is None else ()
+        await turn.queues.make(db, [message.queue for message in messages if not message.event])
+        if settlement is not None:
+            await turn.queues.make(db, [settlement.delivery.queue])
+            if not (await postgres_settle.settle_all(turn, [settlement]))[0]:
+                return False
+        if messages:
+            await postgres_put.put_all(turn, messages, None)
+        await turn.put_letters(postgres_put.put_all)
+        if turn.missed:
+            await postgres_read.count_gaps(turn)
+        await db.commit()
+        self._committed(turn)
+        return True
+
+    async def _begin(self) -> Db:
+        if self._db is None:
+            self._link, db = await self._pool.take()
+            try:
+                await db.execute(_BEGIN)
+            except BaseException as exc:
+                await self._undo()
+                if isinstance(exc, Lost):
+                    raise StoreError(f"the store did not answer: {exc}") from exc
+                raise
+            self._db = db
+        return self._db
+
+    async def _read(self, sql: str, values: Sequence[object]) -> list[Row] | None:
+        """Read by itself; None if the statement turns out to write."""
+        link, db = await self._pool.take()
+        try:
+            await self._guarded(db.execute("BEGIN READ ONLY"))
+            try:
+                return await self._guarded(db.user_fetch(sql, *values))
+            except Exception as exc:
+                if would_write(exc):
+                    return None
+                raise
+        finally:
+            await db.roll_back()
+            await self._pool.give(link)
+
+    async def _guarded(self, work: Awaitable[Found]) -> Found:
+        try:
+            return await work
+        except Lost as exc:
+            if stood_idle(exc.__cause__):
+                raise TransactionHeldTooLong(
+                    f"a transaction stood idle for {IDLE_S_MAX:g} s and was rolled back, {self._where()}"
+                ) from exc
+            raise StoreError(f"the store did not answer: {exc}") from exc
+
+    async def _undo(self) -> None:
+        self._over = True
+        db, self._db = self._db, None
+        link, self._link = self._link, None
+        try:
+            if db is not None:
+                await db.roll_back()
+        finally:
+            if link is not None:
+                await self._pool.give(link)
+
+    def _check_open(self) -> None:
+        if self._over:
+            raise UsageError("this transaction is over: it ends with its handling")

@@ -1,0 +1,32 @@
+"""Real servers, one of a kind for all tests of a process, started by the first that asks."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from real_postgres import NoServer, RealPostgres
+
+
+def _running(*, fsync: bool) -> Iterator[RealPostgres]:
+    server = RealPostgres(fsync=fsync)
+    try:
+        server.start()
+        yield server
+    except NoServer as exc:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(f"NO POSTGRESQL: {exc}")
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[RealPostgres]:
+    """A server whose receipts are durable."""
+    yield from _running(fsync=True)
+
+
+@pytest.fixture(scope="session")
+def fast_postgres() -> Iterator[RealPostgres]:
+    """A server that syncs nothing, for tests that assert nothing about durability."""
+    yield from _running(fsync=False)

@@ -1,0 +1,60 @@
+"""Empty stores on a real PostgreSQL for tests that want many, and a clock that they move by hand."""
+
+import asyncio
+from collections.abc import Callable
+
+import asyncpg
+from msgspec import structs
+from real_postgres import RealPostgres
+
+from ringpost.settings import Settings
+from ringpost.store.postgres import PostgresStore
+
+# The server's clock, and what a test has added to it.
+_CLOCK = """
+CREATE TABLE ringpost.passed (ms bigint);
+INSERT INTO ringpost.passed VALUES (0);
+CREATE OR REPLACE FUNCTION ringpost.now_ms() RETURNS bigint LANGUAGE sql STABLE AS
+  'SELECT floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint + (SELECT ms FROM ringpost.passed)';
+"""
+# Emptying is quicker by far than making a database anew.
+_EMPTY = """
+DO $$ DECLARE t record; BEGIN
+  FOR t IN SELECT schemaname, tablename FROM pg_tables WHERE schemaname IN ('ringpost', 'public') LOOP
+    IF t.schemaname = 'public' THEN EXECUTE format('DROP TABLE public.%I', t.tablename);
+    ELSIF t.tablename NOT IN ('meta', 'passed') THEN EXECUTE format('DELETE FROM ringpost.%I', t.tablename);
+    END IF;
+  END LOOP;
+  UPDATE ringpost.passed SET ms = 0;
+END $$
+"""
+
+
+class PostgresStores:
+    """One database with the tables of a store."""
+
+    def __init__(self, server: RealPostgres) -> None:
+        self._portal = server.portal
+        self.database = server.new_database()
+        self.url = server.url(self.database)
+        self._portal.call(self._prepare())
+        self._passed_ms = 0
+
+    async def _prepare(self) -> None:
+        store = PostgresStore(self.url, Settings(durability="buffered"))
+        await store.open(create=True)
+        await store.close()
+        self._connection = await asyncpg.connect(self.url)
+        await self._connection.execute(_CLOCK)
+
+    def empty(self, settings: Settings) -> tuple[PostgresStore, Callable[[float], None]]:
+        """Give an empty store that isn't open yet, and how to move its clock."""
+        self._portal.call(self._connection.execute(_EMPTY))
+        return PostgresStore(self.url, structs.replace(settings, durability="buffered")), self.advance
+
+    def advance(self, seconds: float) -> None:
+        moved = self._connection.execute("UPDATE ringpost.passed SET ms = ms + $1", round(seconds * 1000))
+        self._portal.call(moved)
+
+    def close(self) -> None:
+        self._portal.call(asyncio.wait_for(self._connection.close(), 5))

@@ -78,6 +78,12 @@ class Machine:
             self._names[path] = contents
         self._renaming.append((path, contents))
 
+    def copy(self, target: Path) -> None:
+        """Write everything into an empty folder, as it is without a cut."""
+        for path, contents in self._names.items():
+            contents.sync()
+            (target / Path(path).relative_to(self._folder)).write_bytes(contents.durable)
+
     def cut(self, chance: random.Random, target: Path) -> None:
         """Write what is there after a cut into an empty folder."""
         names = dict(self._sure)

@@ -76,8 +76,8 @@ async def test_a_mark_whose_failure_ends_the_work_is_found_out(monkeypatch: pyte
         await wrongs([BY_NAME["mark EIO"]])
 
 
-def _raw_write(self: highwater.HighWater, seq: int) -> None:
-    highwater.os.pwrite(self._file, seq.to_bytes(8, "big"), 0)
+def _raw_write(self: highwater.HighWater, seq: int | None, pages: int) -> None:
+    highwater.os.pwrite(self._file, pages.to_bytes(8, "big"), 8)
 
 
 async def test_a_commit_that_a_full_disk_takes_back_at_a_checkpoint_is_found_out(

@@ -113,6 +113,7 @@ class Writer:
         self._marked_minute = 0
         self._synchronous = FULL
         self._wal_pages = 0
+        self._wal_moved = False  # by the turn under way
         self.failure: BaseException | None = None
         self.store_id = ""
         self.writable_since_ms = 0  # uptime since which every turn was prompt
@@ -232,18 +233,23 @@ class Writer:
         self.store_id = str(sqlite_schema.read_meta(self.db, "store_id"))
 
     def _check_mark(self, accept_loss: bool) -> None:
-        """Notice a lost tail: more was committed than the file holds."""
-        last, marked = sqlite_schema.last_seq(self.db), self._mark.read()
-        if last >= marked:
+        """Notice a lost tail: more was committed than the file and its log hold."""
+        last, (marked, end) = sqlite_schema.last_seq(self.db), self._mark.read()
+        pages = self._mark.lost_pages(self.db, end)
+        if last < marked:
+            lost = f"messages {last + 1} to {marked} of {self._path} were committed and are gone"
+        elif pages:
+            lost = f"the last commits to {self._path} ({pages} pages of its -wal) are gone, and settlements with them"
+        else:
             return
-        lost = f"messages {last + 1} to {marked} of {self._path} were committed and are gone"
         if not accept_loss:
             raise StoreError(
                 f"{lost}: the file or its -wal was damaged, or is older than {self._path}.mark. "
                 "Restore it from a backup, or open it with `ringpost run --accept-loss`"
             )
         _log.error("%s; going on without them, as asked", lost)
-        sqlite_schema.accept_loss(self.db, marked, lost, self._clock.wall_ms())
+        sqlite_schema.accept_loss(self.db, max(last, marked), lost, self._clock.wall_ms())
+        self._mark.write(None, self._wal_pages)
 
     def _close(self) -> None:
         if self.failure is None:
@@ -334,6 +340,7 @@ class Writer:
         """Take the turn, and do in one transaction what gives the Turn to commit, or None to undo it."""
         started_ms = self._clock.uptime_ms()
         self._turnstile.take()
+        self._wal_moved = False
         try:
             self.disk.check_there()
             self.db.execute("BEGIN IMMEDIATE")
@@ -483,8 +490,9 @@ class Writer:
         """Do what has to be done before the next may write: the mark, and the log's size."""
         self._fence = max(turn.fence, self._fence)
         self._progressed -= turn.over
+        if self._wal_moved and self._synchronous == FULL:
+            self._mark.write(turn.seq or None, self._wal_pages)
         if turn.seq:
-            self._mark.write(turn.seq)
             self._keeps |= turn.keeps
             self._marked_minute = turn.now_ms // 60_000
         self.disk.checkpoint(self._wal_pages)
@@ -510,6 +518,7 @@ class Writer:
 
     def _wal_grew(self, _db: Db, _name: str, pages: int) -> int:
         self._wal_pages = pages
+        self._wal_moved = True
         return apsw.SQLITE_OK
 
     # --- failure

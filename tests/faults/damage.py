@@ -117,7 +117,7 @@ async def look_at(damaged: Path) -> Seen:
         return seen
     try:
         await _claim_all(store, seen)
-    except StoreError as error:
+    except (StoreError, apsw.Error) as error:
         seen.failed = str(error)
     await store.close()
     return seen

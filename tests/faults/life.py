@@ -4,6 +4,7 @@ Works with any store: `Life` takes one that is open, `examine` one that was open
 """
 
 import asyncio
+import os
 import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -20,7 +21,7 @@ FAILURES_MAX = 3  # a life that was refused so often is over
 LIVE = (State.SCHEDULED, State.WAITING, State.READY, State.RUNNING)
 
 
-class Kept(Struct, frozen=True):
+class Kept(Struct, frozen=True, tag=True):
     """A receipt was given for it."""
 
     id: bytes
@@ -28,14 +29,21 @@ class Kept(Struct, frozen=True):
     body: bytes
 
 
-class Claimed(Struct, frozen=True):
+class Claimed(Struct, frozen=True, tag=True):
     """It was given out under this fence."""
 
     id: bytes
     fence: int
 
 
-class Ended(Struct, frozen=True):
+class Staging(Struct, frozen=True, tag=True):
+    """A success of a message is asked for, with these messages in its commit."""
+
+    id: bytes
+    staged: tuple[bytes, ...]
+
+
+class Ended(Struct, frozen=True, tag=True):
     """It was acknowledged that it is over, and how."""
 
     id: bytes
@@ -43,13 +51,13 @@ class Ended(Struct, frozen=True):
     answer: bytes
 
 
-class Reopened(Struct, frozen=True):
+class Reopened(Struct, frozen=True, tag=True):
     """It was acknowledged that it lives again."""
 
     id: bytes
 
 
-class Noted(Struct, frozen=True):
+class Noted(Struct, frozen=True, tag=True):
     """A note is to be there, or with no value to be gone; asked for, or acknowledged."""
 
     name: str
@@ -57,7 +65,7 @@ class Noted(Struct, frozen=True):
     sure: bool
 
 
-Word = Kept | Claimed | Ended | Reopened | Noted
+Word = Kept | Claimed | Staging | Ended | Reopened | Noted
 
 
 class Ledger:
@@ -66,7 +74,9 @@ class Ledger:
     def __init__(self, words: Iterable[Any]) -> None:
         self.kept: dict[bytes, Kept] = {}
         self.fences: dict[bytes, int] = {}
+        self.staging: dict[bytes, list[Staging]] = {}
         self.ended: dict[bytes, Ended] = {}
+        self.doubled: list[bytes] = []  # told twice that it is over
         self.notes: dict[str, set[bytes | None]] = {}  # what may be there
         for word in words:
             self.take(word)
@@ -77,7 +87,11 @@ class Ledger:
                 self.kept[word.id] = word
             case Claimed():
                 self.fences[word.id] = max(word.fence, self.fences.get(word.id, 0))
+            case Staging():
+                self.staging.setdefault(word.id, []).append(word)
             case Ended():
+                if word.id in self.ended:
+                    self.doubled.append(word.id)
                 self.ended[word.id] = word
             case Reopened():
                 self.ended.pop(word.id, None)
@@ -157,6 +171,7 @@ class Life:
         count = self.random.randint(0, len(self._running))
         ending, self._running = self._running[:count], self._running[count:]
         settlements = [self._settlement(delivery) for delivery in ending]
+        _say_staging(settlements, self.say)
         settled = await self.store.settle(settlements)
         for one, won in zip(settlements, settled, strict=True):
             self.refused += not won
@@ -217,13 +232,47 @@ async def examine(store: Store, ledger: Ledger) -> list[str]:
     wrong = [
         complaint for id, kept in ledger.kept.items() if (complaint := _about(kept, records[id], ledger.ended.get(id)))
     ]
+    wrong += [f"message {_number(id)} was settled twice" for id in ledger.doubled]
+    wrong += await _about_staging(store, ledger)
     notes = {note.name: note.value for note in await store.notes("life/")}
     wrong += [f"the note {name} is lost" for name, may in ledger.notes.items() if notes.get(name) not in may]
     return wrong
 
 
+async def _about_staging(store: Store, ledger: Ledger) -> list[str]:
+    """See that what a success staged is there with it, and is not there without it."""
+    ids = list({*ledger.staging, *(id for tries in ledger.staging.values() for one in tries for id in one.staged)})
+    records = dict(zip(ids, await store.read(ids), strict=True)) if ids else {}
+    wrong: list[str] = []
+    for id, tries in ledger.staging.items():
+        there = [[records[staged] is not None for staged in one.staged] for one in tries]
+        record = records[id]
+        succeeded = record is not None and record.state is State.SUCCEEDED
+        if any(len(set(each)) > 1 for each in there):
+            wrong.append(f"of what message {_number(id)} staged only a part is there")
+        elif succeeded and not any(all(each) for each in there):
+            wrong.append(f"message {_number(id)} succeeded, and what it staged is not there")
+        elif not succeeded and any(any(each) for each in there):
+            wrong.append(f"message {_number(id)} has not succeeded, and what it staged is there")
+    return wrong
+
+
+def _say_staging(settlements: Sequence[Settlement], say: Callable[[Word], None]) -> None:
+    for one in settlements:
+        if one.to is State.SUCCEEDED:
+            say(Staging(one.delivery.id, tuple(message.id for message in one.staged)))
+
+
+def _number(id: bytes) -> int:
+    return int.from_bytes(id, "big")
+
+
+def _silent(word: Word) -> None:
+    """Nobody wants to know."""
+
+
 def _about(kept: Kept, record: Record | None, ended: Ended | None) -> str:
-    number = int.from_bytes(kept.id, "big")
+    number = _number(kept.id)
     if record is None:
         return f"message {number} is lost"
     if record.body != kept.body or record.queue != kept.queue:
@@ -237,23 +286,31 @@ def _about(kept: Kept, record: Record | None, ended: Ended | None) -> str:
     return ""
 
 
-async def work_off(store: Store, ledger: Ledger, pass_time: Callable[[], None]) -> list[str]:
+async def work_off(
+    store: Store, ledger: Ledger, pass_time: Callable[[], None], say: Callable[[Word], None] = _silent
+) -> list[str]:
     """Let a new worker do all that is left; say what was given out wrongly, or not at all."""
     wrong: list[str] = []
     bodies = {id: kept.body for id, kept in ledger.kept.items()}
+    holder = 1_000 + os.getpid()  # nobody's before it
     for _ in range(40):
         pass_time()
         await store.tend()
-        claimed = await store.claim(dict.fromkeys(QUEUES, 300), 88, LEASE_S)
+        claimed = await store.claim(dict.fromkeys(QUEUES, 300), holder, LEASE_S, suspects=300)
         for one in claimed.deliveries:
-            number = int.from_bytes(one.id, "big")
+            number = _number(one.id)
             if one.id in bodies and one.body != bodies[one.id]:
                 wrong.append(f"message {number} was given out with another body")
             if one.id in ledger.ended:
                 wrong.append(f"message {number} was over and was given out again")
             if one.fence <= ledger.fences.get(one.id, 0):
                 wrong.append(f"message {number} came again under a fence that is no higher")
-        settled = await store.settle([Settlement(one, State.SUCCEEDED) for one in claimed.deliveries])
+            say(Claimed(one.id, one.fence))
+        settlements = [Settlement(one, State.SUCCEEDED) for one in claimed.deliveries]
+        _say_staging(settlements, say)
+        settled = await store.settle(settlements)
+        for one in claimed.deliveries:
+            say(Ended(one.id, State.SUCCEEDED, b""))
         if not all(settled):
             wrong.append("a settlement of what was just claimed was refused")
         if not any(depth.ready + depth.running + depth.scheduled + depth.waiting for depth in await store.depths()):

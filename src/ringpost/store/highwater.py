@@ -53,11 +53,19 @@ class HighWater:
         """Write how long the log is after a synced commit, and its highest sequence number if it put something. If the
         disk refuses, what was committed is committed all the same: the mark stays behind."""
         end = self._salt() + pages.to_bytes(_PAGES_BYTES, "big")
+        if seq is None:
+            self._write(end, _SEQ_BYTES)
+        else:
+            self._write(seq.to_bytes(_SEQ_BYTES, "big") + end, 0)
+
+    def forget_log(self) -> None:
+        """Say no more where the log ends, before a checkpoint: one that is all in the file may begin anew, and for a
+        moment has no page and its old salt."""
+        self._write(_NOWHERE.salt + bytes(_PAGES_BYTES), _SEQ_BYTES)
+
+    def _write(self, data: bytes, at: int) -> None:
         try:
-            if seq is None:
-                os.pwrite(self._file, end, _SEQ_BYTES)
-            else:
-                os.pwrite(self._file, seq.to_bytes(_SEQ_BYTES, "big") + end, 0)
+            os.pwrite(self._file, data, at)
         except OSError as exc:
             if not self._behind:
                 self._behind = True

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import apsw
 
+from ringpost.store.highwater import HighWater
 from ringpost.store.sqlite_db import Db
 
 PAGE = 4096
@@ -45,9 +46,10 @@ FATAL = (
 class Disk:
     """The room of one store. Used by its store thread alone, except for `full`'s reading."""
 
-    def __init__(self, path: Path, db: Db) -> None:
+    def __init__(self, path: Path, db: Db, mark: HighWater) -> None:
         self._path = path
         self._db = db
+        self._mark = mark
         self._ballast = Path(f"{path}.ballast")
         self._looked_ms = -_LOOK_MS
         self._full = False
@@ -105,6 +107,7 @@ class Disk:
             self._restarted_at, self._alarmed = 0, False
         elif pages - self._restarted_at >= PASSIVE_PAGES:
             self._restarted_at = pages
+            self._mark.forget_log()
             try:
                 self._shorten(pages)
             except apsw.FullError:  # what was committed is committed, and in the log it is as safe as in the file

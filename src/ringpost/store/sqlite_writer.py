@@ -212,8 +212,7 @@ class Writer:
         self.db = sqlite_schema.connect(self._path, create=create)
         self._turnstile = Turnstile(self._path)
         self._mark = HighWater(self._path)
-        self.disk = Disk(self._path, self.db)
-        self._guard = Guard(self.db)
+        self.disk = Disk(self._path, self.db, self._mark)
         self.db.set_wal_hook(self._wal_grew)
         self._queues = Queues(self.db)
         self._register = Register(self.db)
@@ -229,6 +228,7 @@ class Writer:
             raise
         finally:
             self._turnstile.leave()
+        self._guard = Guard(self.db)  # only now: apsw can't undo a failed step where statements are authorized
         self._fence = int(sqlite_schema.read_meta(self.db, "fence"))
         self.store_id = str(sqlite_schema.read_meta(self.db, "store_id"))
 
@@ -255,6 +255,7 @@ class Writer:
         if self.failure is None:
             try:
                 self._turnstile.take()
+                self._mark.forget_log()
                 self.db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
             except apsw.Error:  # others use the file still: whoever is last does it
                 pass

@@ -4,7 +4,7 @@ import difflib
 import math
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
@@ -251,3 +251,22 @@ def _checked_addresses(value: Any, where: str) -> dict[str, str]:
             raise UsageError(f"{where}: the address of {contract} begins with http:// or https://, not {url!r}.")
         addresses[contract] = url
     return addresses
+
+
+def origins(*, folder: Path | None = None, environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Say for each field that is set from outside who set it last: a file, or a variable. Of tables (`addresses`) also
+    by `field.name`. What isn't there has its default."""
+    file = find_file(Path.cwd() if folder is None else folder)
+    found: dict[str, str] = {}
+    if file is not None:
+        _note_origins(found, _from_file(file), lambda name: file.name)
+    variables = _from_environ(os.environ if environ is None else environ)
+    _note_origins(found, variables, lambda name: PREFIX + name.removesuffix("_s").upper())
+    return found
+
+
+def _note_origins(found: dict[str, str], values: Mapping[str, Any], place: Callable[[str], str]) -> None:
+    for name, value in values.items():
+        found[name] = place(name)
+        if isinstance(value, Mapping):
+            found.update({f"{name}.{key}": place(name) for key in cast(Mapping[str, object], value)})

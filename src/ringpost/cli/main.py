@@ -22,6 +22,7 @@ COMMANDS = {
     "queues": ("ringpost.cli.queues:queues", "Show what waits, how long, and who works it."),
     "dead": ("ringpost.cli.dead:dead", "List, show, replay and drop dead letters."),
     "subscriptions": ("ringpost.cli.subscriptions:subscriptions", "List and remove subscriptions to events."),
+    "explain": ("ringpost.cli.explain:explain", "Say where a call and a message go, what holds, and who said so."),
     "doctor": ("ringpost.cli.doctor:doctor", "Check configuration, store and services, and say what to do."),
     "init": ("ringpost.cli.start:init", "Make a small project that runs."),
 }

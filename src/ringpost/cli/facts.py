@@ -1,0 +1,106 @@
+"""What is known of an operation or event from where a command stands: from the code that was given, and from the
+store's notes. Nothing is decided here."""
+
+from collections.abc import Mapping, Sequence
+
+from msgspec import Struct
+
+from ringpost.cli.reach import Reach
+from ringpost.cli.stores import did_you_mean, instances
+from ringpost.contract.contract import find_event, find_operation
+from ringpost.contract.errors import UsageError
+from ringpost.core import notes
+from ringpost.service.handler import Handler
+from ringpost.service.register import described, described_event
+from ringpost.service.service import Service
+from ringpost.settings import Settings, origins
+from ringpost.store.hostclock import boot_id
+from ringpost.store.port import Depth, Facts
+
+
+class Known(Struct, frozen=True, kw_only=True):
+    """All that is known of a name. `declared` None: nobody here knows what the operation says of itself."""
+
+    name: str
+    settings: Settings
+    origins: Mapping[str, str]
+    given: tuple[str, ...]  # the services whose code was given
+    handler: Handler | None = None  # of one of them
+    declared: notes.Described | None = None
+    declared_by: str = ""
+    store: Facts | None = None
+    no_store: str = ""
+    noted: bool = False  # a service on this store has served it once
+    boot_id: str = ""
+    instances: Mapping[str, notes.Instance] = {}
+    paused: notes.Pause | None = None
+    depth: Depth | None = None
+    subscriptions: Mapping[str, notes.Subscription] = {}  # of an event, by queue
+    depths: Mapping[str, Depth] = {}
+
+    @property
+    def contract(self) -> str:
+        return self.name.partition(".")[0]
+
+    @property
+    def is_event(self) -> bool:
+        return self.declared is not None and self.declared.kind == "event"
+
+
+async def known(name: str, services: Sequence[Service], settings: Settings, *, strict: bool) -> Known:
+    """Gather what is known of a name. Raises UsageError where nobody has ever heard of it, StoreError with `strict`
+    where the store can't be opened."""
+    handler = next((service.handlers[name] for service in services if name in service.handlers), None)
+    declared, declared_by = _declared_in_code(name, handler)
+    async with Reach(settings, strict=strict) as reach:
+        store = await reach.store()
+        all_notes = {} if store is None else {note.name: note.value for note in await store.notes()}
+        depths = {} if store is None else {depth.queue: depth for depth in await store.depths()}
+        found = Known(
+            name=name,
+            settings=settings,
+            origins=origins(),
+            given=tuple(service.name for service in services),
+            handler=handler,
+            store=None if store is None else store.facts,
+            no_store=reach.no_store,
+            noted=notes.operation(name) in all_notes,
+            boot_id=boot_id(),
+            instances={} if store is None else await instances(store),
+            paused=notes.decode_pause(all_notes[notes.pause(name)]) if notes.pause(name) in all_notes else None,
+            depth=depths.get(name),
+            depths=depths,
+            subscriptions=_subscriptions(name, all_notes),
+            declared=declared or _noted(name, all_notes),
+            declared_by=declared_by or "the store's note",
+        )
+    if found.declared is None and found.contract not in settings.addresses:
+        names = [one.removeprefix(notes.OPERATION) for one in all_notes if one.startswith(notes.OPERATION)]
+        hint = did_you_mean(name, names) if found.store is not None else f"{found.no_store.rstrip('.')}."
+        raise UsageError(
+            f"nobody has ever heard of {name} here. {hint} Or give the code that declares it: "
+            f"`ringpost explain MODULE:SERVICE {name}`."
+        )
+    return found
+
+
+def _declared_in_code(name: str, handler: Handler | None) -> tuple[notes.Described | None, str]:
+    operation = find_operation(name)
+    if operation is not None:
+        return described(operation, "" if handler is None else handler.service), "its contract"
+    event = find_event(name)
+    return (None, "") if event is None else (described_event(event, ""), "its contract")
+
+
+def _noted(name: str, all_notes: Mapping[str, bytes]) -> notes.Described | None:
+    value = all_notes.get(notes.operation(name))
+    return None if value is None else notes.decode_described(value)
+
+
+def _subscriptions(name: str, all_notes: Mapping[str, bytes]) -> dict[str, notes.Subscription]:
+    prefix = notes.subscription(name, "")
+    return {
+        note.removeprefix(prefix): notes.decode_subscription(value)
+        for note, value in all_notes.items()
+        if note.startswith(prefix)
+    }

@@ -45,7 +45,8 @@ from ringpost.contract.vocabulary import (
 
 if TYPE_CHECKING:
     from ringpost.client.client import Client
-    from ringpost.client.deadline import deadline, first
+    from ringpost.client.deadline import deadline
+    from ringpost.client.first import first
     from ringpost.client.ticket import Receipt, Ticket
     from ringpost.client.verbs import Caller, Sender
     from ringpost.core.call import Identity
@@ -133,7 +134,7 @@ _LOADED_AT_FIRST_USE = {
     "Ticket": "ringpost.client.ticket",
     "asgi": "ringpost.http.asgi",
     "deadline": "ringpost.client.deadline",
-    "first": "ringpost.client.deadline",
+    "first": "ringpost.client.first",
     "run": "ringpost.http.run",
     "serve": "ringpost.http.run",
 }

@@ -5,7 +5,8 @@ from datetime import timedelta
 
 import pytest
 
-from ringpost.client.deadline import call_deadline_s, deadline, first
+from ringpost.client.deadline import call_deadline_s, deadline
+from ringpost.client.first import first
 from ringpost.contract.errors import DeadlineExceeded, Unavailable, UsageError
 from ringpost.settings import Settings
 

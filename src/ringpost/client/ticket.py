@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, Generic, Literal, Protocol, final
 
+from ringpost.client.deadline import within_block
 from ringpost.client.outcome import reply_of
 from ringpost.contract.errors import DeadlineExceeded
 from ringpost.contract.operation import Operation
@@ -108,16 +109,20 @@ class Ticket(Receipt, Generic[Reply]):
         self._source = source
 
     async def result(self, timeout: Seconds = 60) -> Reply:
-        """Wait at most `timeout` seconds for the outcome: the reply, or the error that the call would have raised.
+        """Wait at most `timeout` seconds for the outcome: the reply, or the error that the call would have raised. A
+        `deadline` block around it counts too.
 
         Raises DeadlineExceeded where it isn't there by then, the message goes on; the operation's Problems;
         OperationFailed for what ended otherwise; TicketExpired where the outcome is kept no longer. Safe to repeat.
         """
         timeout_s = seconds(timeout, "timeout")
-        answer = await self._source.answer(self.id, asyncio.get_running_loop().time() + timeout_s)
+        now_s = asyncio.get_running_loop().time()
+        until_s = within_block(now_s + timeout_s)
+        answer = await self._source.answer(self.id, until_s)
         if answer is None:
+            waited_s = max(0.0, until_s - now_s)
             raise DeadlineExceeded(
-                f"{self._operation.full_name} ({self.id}) had no outcome after {timeout_s:g} s. It goes on: ask again.",
+                f"{self._operation.full_name} ({self.id}) had no outcome after {waited_s:g} s. It goes on: ask again.",
                 processed="maybe",
             )
         return reply_of(self._operation, answer, self.id)

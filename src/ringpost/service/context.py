@@ -147,7 +147,8 @@ class Context(Caller):
 
     @property
     def deadline(self) -> datetime:
-        """Until when an answer is of use, in UTC: the caller's deadline, or the end of `max_run`."""
+        """Until when it may run, in UTC: the caller's deadline; of a message, or with `finish=True`, the end of
+        `max_run`."""
         return datetime.now(UTC) + timedelta(seconds=self._until_s() - self._means.loop.time())
 
     @property
@@ -281,7 +282,8 @@ class Context(Caller):
     # --- inside
 
     def _until_s(self) -> float:
-        return self._ends_s if self._request is None else self._request.deadline_s
+        # A handler that finishes whatever becomes of its caller has its own time for what it calls.
+        return self._ends_s if self._request is None or self._handler.finish else self._request.deadline_s
 
     def _check_cancelled(self) -> None:
         if self.cancelled is not None:

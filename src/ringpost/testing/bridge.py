@@ -65,14 +65,15 @@ class Bridge:
 
     def _translate_deadline(self, context: Variables, here_s: float) -> None:
         """A block of `with deadline(…)` ends by the clock of the test's loop; say when that is over there."""
-        ends_s = deadline._block.get()
-        if ends_s is None:
+        block = deadline._block.get()
+        if block is None:
             return
+        ends_s = block.until_s
         if ends_s not in self._blocks:
             if len(self._blocks) >= _BLOCKS_MAX:
                 self._blocks.clear()
             self._blocks[ends_s] = self.loop.time() + ends_s - here_s
-        context.run(deadline._block.set, self._blocks[ends_s])
+        context.run(deadline._block.set, deadline.Block(self._blocks[ends_s], block.handling))
 
 
 class Portal:

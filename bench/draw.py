@@ -75,8 +75,8 @@ def _draw_panel(axis: Any, panel: Panel) -> None:
     for level in panel.levels:
         axis.axhline(level.at, color=_light("muted"), linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
         axis.annotate(
-            level.label, (1.0, level.at), xycoords=("axes fraction", "data"), xytext=(-4, 3),
-            textcoords="offset points", ha="right", fontsize=8.5, color=_light("muted"),
+            level.label, (1.0, level.at), xycoords=("axes fraction", "data"), xytext=(6, 0),
+            textcoords="offset points", va="center", fontsize=8.5, color=_light("muted"),
         )  # fmt: skip
     highest = max([level.at for level in panel.levels] + [up for line in panel.lines for _, up in line.points])
     axis.set_ylim(0, panel.top if panel.top is not None else highest * 1.15)

@@ -2,8 +2,8 @@
 
 Every link works 100 ms as if waiting for a database, so that what limits a chain of ours is the slots of an operation
 at their default (128 ÷ 0.4 s for the one that goes through to d), not two cores; the plain chain's limit is the CPU
-time of httpx. Each is offered 80 % of what it carried just before, in the same run. A quarter of the requests each is
-answered by a, needs b, b and c, all three. Whoever calls gives up after a second.
+time of httpx. Each is offered 80 % of what it carried just before, in the same run. Of five requests one is answered by
+a, one needs b, one b and c, two need all three. Whoever calls gives up after a second.
 """
 
 import time
@@ -25,7 +25,8 @@ LOAD = 0.8
 SETTLE_S = 1.0  # after a change of the rate, before anything counts
 DRAIN_S = 30.0
 BIN_S = 0.5  # of the picture
-KINDS = [{"path": f"/a/{name}", "deadline_s": DEADLINE_S} for name in ("alone", "to_b", "to_c", "to_d")]
+SHARES = {"alone": 0.2, "to_b": 0.2, "to_c": 0.2, "to_d": 0.4}
+KINDS = [{"path": f"/a/{name}", "deadline_s": DEADLINE_S, "share": share} for name, share in SHARES.items()]
 OTHERS = (0, 1, 2)  # the kinds that don't need d
 UNITS: dict[str, Unit] = {"goodput": "%", "p99": "%", "amplification": "×", "rate": "/s", "p99 before": "ms"}
 

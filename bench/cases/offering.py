@@ -19,7 +19,7 @@ SCRIPT = ROOT / "bench" / "peers" / "scripts" / "chain_server.py"
 COUNT_S = 30.0
 MORE_S = 30.0  # beyond its length an open loop may take so long to start and to write down what it saw
 ENOUGH = 0.98  # of the requests answered well: so much is still called carrying the load
-STEP = 1.25
+STEP = 1.15
 STEPS_MAX = 16
 
 _answers = msgspec.msgpack.Decoder(list[Answer])
@@ -119,16 +119,31 @@ def offer(
 def carried(
     session: Session, folder: Path, url: str, kinds: Sequence[Mapping[str, Any]], first: float, step_s: float
 ) -> float:
-    """Find the highest rate of which all but a few requests are answered well, by steps upward."""
-    offer(folder, url, kinds, first, step_s, 999)  # connections are opened, limits are found
-    best, rate = first, first
-    for step in range(session.size(STEPS_MAX, STEPS_MAX)):
-        share = good_share(offer(folder, url, kinds, rate, step_s, 1000 + step).answers)
-        session.say(f"  offered {rate:,.0f} /s: {share:.1%} answered in time")
-        if share < ENOUGH:
+    """Find the highest rate of which all but a few requests are answered well."""
+
+    def carries(rate: float) -> bool:
+        share = good_share(offer(folder, url, kinds, rate, step_s, round(rate)).answers)
+        session.say(f"  offered {rate:,.0f}/s: {share:.1%} answered in time")
+        return share >= ENOUGH
+
+    offer(folder, url, kinds, first, step_s, 1)  # connections are opened, limits are found
+    return highest(carries, first, session.size(STEPS_MAX, STEPS_MAX))
+
+
+def highest(carries: Callable[[float], bool], first: float, steps: int) -> float:
+    """Give the highest rate that is carried, by so many steps upward from the first, or downward where it is not."""
+    rate = first
+    if carries(rate):
+        for _ in range(steps):
+            if not carries(rate * STEP):
+                break
+            rate *= STEP
+        return rate
+    for _ in range(steps):
+        rate /= STEP
+        if carries(rate):
             break
-        best, rate = rate, rate * STEP
-    return best
+    return rate
 
 
 def until(instant_s: float) -> None:

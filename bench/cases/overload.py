@@ -144,12 +144,12 @@ def _chart(seen: Seen) -> Chart:
     capacity = seen.alone.capacity
     return Chart(
         "overload",
-        f"Offered {TIMES} × capacity: {seen.offered.rate:,.0f} requests/s",
+        f"{seen.offered.rate:,.0f} requests/s for a capacity of {capacity:,.0f}/s",
         [
             Panel(
                 "answered in time, /s",
                 [Line("answered within the caller's patience", "ours", curve(answers, span, 1.0))],
-                [Level(f"capacity, {capacity:,.0f}/s", capacity), Level("85 % of it", 0.85 * capacity)],
+                [Level("capacity", capacity), Level("85 % of it", 0.85 * capacity)],
             ),
             Panel(
                 "p99, ms",

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import pytest
 from bench.answers import NONE, Answer, Span
+from bench.cases.offering import STEP, highest
 
 from bench import answers, arrivals
 
@@ -76,6 +77,12 @@ def test_a_recovery_that_falls_back_is_none() -> None:
     some = second(0, 0) + second(1, 10) + second(2, 5) + second(3, 10) + second(4, 10)
     assert answers.recovered_s([*some, _answer(5.0, status=503)], 0.0, 0.95) == 3  # the last one isn't whole
     assert answers.recovered_s([*some, *second(5, 0), _answer(6.0)], 0.0, 0.95) == float("inf")
+
+
+@pytest.mark.parametrize("limit", [100.0, 60.0, 350.0])
+def test_the_highest_rate_is_found_from_below_and_from_above(limit: float) -> None:
+    found = highest(lambda rate: rate <= limit, 100, steps=16)
+    assert limit / STEP < found <= limit
 
 
 def test_the_first_long_pause_is_found_and_how_many_overlapped() -> None:

@@ -9,10 +9,18 @@ from ringpost.wire.http import Request, Response
 
 
 def count_at_the_door(condition: Condition) -> None:
-    """Let every door of this process note what comes and how quickly it is refused."""
-    answer = Door.__call__
+    """Let every door of this process note what comes and how quickly it is refused, at once or after a wait."""
+    answer, turn_away = Door.__call__, Door.turn_away
 
-    async def counted(door: Door, request: Request) -> Response:
+    def turned_away(door: Door, request: Request) -> Response | None:
+        began_s = time.perf_counter()
+        response = turn_away(door, request)
+        if response is not None:  # else it comes to the door
+            condition.came(request.path)
+            condition.refusals_ms.append((time.perf_counter() - began_s) * 1000)
+        return response
+
+    async def answered(door: Door, request: Request) -> Response:
         condition.came(request.path)
         began_s = time.perf_counter()
         response = await answer(door, request)
@@ -20,4 +28,5 @@ def count_at_the_door(condition: Condition) -> None:
             condition.refusals_ms.append((time.perf_counter() - began_s) * 1000)
         return response
 
-    Door.__call__ = counted  # type: ignore[method-assign]
+    Door.turn_away = turned_away  # type: ignore[method-assign]
+    Door.__call__ = answered  # type: ignore[method-assign]

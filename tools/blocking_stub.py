@@ -21,6 +21,7 @@ CLASSES = {
     "Caller": "ringpost.client.verbs",
     "Client": "ringpost.client.client",
     "Context": "ringpost.service.context",
+    "Transaction": "ringpost.service.transaction",
 }
 AS_THEY_ARE = {"Receipt": "ringpost.client.ticket", "deadline": "ringpost.client.deadline"}
 HEAD = '"""Written by tools/blocking_stub.py from the asynchronous classes. Don\'t edit it."""\n'

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from ringpost.service.context import Context
     from ringpost.service.schedule import Tick
     from ringpost.service.service import HandlerOptions, Service
+    from ringpost.service.transaction import Transaction
 
 __version__ = "0.1.0"
 
@@ -105,6 +106,7 @@ __all__ = [
     "Tick",
     "Ticket",
     "TicketExpired",
+    "Transaction",
     "TransactionHeldTooLong",
     "TransportError",
     "Unavailable",
@@ -132,6 +134,7 @@ _LOADED_AT_FIRST_USE = {
     "Status": "ringpost.core.receipt",
     "Tick": "ringpost.service.schedule",
     "Ticket": "ringpost.client.ticket",
+    "Transaction": "ringpost.service.transaction",
     "asgi": "ringpost.http.asgi",
     "deadline": "ringpost.client.deadline",
     "first": "ringpost.client.first",

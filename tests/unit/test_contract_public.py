@@ -25,6 +25,7 @@ PUBLIC = [
     "NotHere",
     "NotYet",
     "TicketExpired",
+    "Transaction",
     "TransactionHeldTooLong",
     "Problem",
     "RetryLater",

@@ -14,8 +14,9 @@ from ringpost.client import verbs as _verbs
 from ringpost.client.deadline import deadline
 from ringpost.client.ticket import Receipt
 from ringpost.service import context as _context
+from ringpost.service import transaction as _transaction
 
-__all__ = ["Caller", "Client", "Context", "Receipt", "Sender", "Ticket", "deadline"]
+__all__ = ["Caller", "Client", "Context", "Receipt", "Sender", "Ticket", "Transaction", "deadline"]
 
 _portal = ThreadPortal()
 
@@ -23,6 +24,7 @@ Ticket = computed(_ticket.Ticket, Blocking, Receipt)
 Sender = computed(_verbs.Sender)
 Caller = computed(_verbs.Caller, Sender)
 Context = computed(_context.Context, Caller)
+Transaction = computed(_transaction.Transaction)
 
 
 class Client(computed(_client.Client, Caller)):  # type: ignore[misc]  # what checkers see is the stub

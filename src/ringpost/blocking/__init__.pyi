@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Generic, Literal, Self, final
+from typing import Any, Generic, Literal, Self, final
 
 from typing_extensions import Unpack
 
@@ -16,7 +16,7 @@ from ringpost.core.call import Identity
 from ringpost.core.outcome import Stopped
 from ringpost.core.receipt import Status
 
-__all__ = ["Caller", "Client", "Context", "Receipt", "Sender", "Ticket", "deadline"]
+__all__ = ["Caller", "Client", "Context", "Receipt", "Sender", "Ticket", "Transaction", "deadline"]
 
 @final
 class Ticket(Receipt, Generic[Reply]):
@@ -161,3 +161,11 @@ class Context(Caller):
     def publish(self, event: Event[T], data: Fits[T], /, **options: Unpack[SendOptions]) -> Receipt: ...
     @property
     def now(self) -> Sender: ...
+
+@final
+class Transaction:
+    @property
+    def connection(self) -> Any: ...
+    def execute(self, sql: str, params: Sequence[object] | Mapping[str, object] = (), /) -> list[tuple[Any, ...]]: ...
+    def defer(self, sql: str, params: Sequence[object] | Mapping[str, object] = (), /) -> None: ...
+    def lock(self) -> None: ...

@@ -113,7 +113,10 @@ class TicketExpired(StateError):
 
 
 class TransactionHeldTooLong(StateError):
-    """Say that a handler kept the store's only writer waiting; everything was rolled back. Not in this version."""
+    """Say that a handler kept the store's only writer waiting; everything was rolled back.
+
+    It names where the handler stood. The message is tried again as after any failure.
+    """
 
 
 class StoreError(RingpostError):

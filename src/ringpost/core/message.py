@@ -181,6 +181,14 @@ class Settlement(Struct, gc=False):
     sql: Sequence[Statement] = ()  # what the handler deferred: run in this commit, by stores with the capability `sql`
 
 
+class Settled(Struct, gc=False):
+    """A settlement that is committed already, in a handler's own transaction. `done`: False where its fence was lost,
+    and nothing was committed."""
+
+    settlement: Settlement
+    done: bool
+
+
 class Ended(Struct, gc=False):
     """A row that came to an end; `core/farewell.py` makes of it the messages that tell others."""
 

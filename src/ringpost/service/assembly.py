@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from msgspec import Struct
 
@@ -16,6 +16,7 @@ from ringpost.service.pipeline import Pipeline
 from ringpost.service.provide import Parameter, Sources, hints_of, name_of, parameters_of, source_of
 from ringpost.service.service import Service, check_request, unimplemented
 from ringpost.service.threads import Threads
+from ringpost.service.transaction import Transaction
 from ringpost.settings import Settings
 
 _BLOCKING = "ringpost.blocking"
@@ -28,6 +29,7 @@ class Assembly(Struct, frozen=True):
     handlers: dict[str, Handler]
     parameters: dict[str, tuple[Parameter, ...]]  # by queue, beside the request
     sources: dict[str, Sources]
+    transacting: set[str]  # queues whose handlers, or what they are provided with, take a Transaction
 
     def thread_count(self) -> int:
         """Say how many `def` handlers may run at once."""
@@ -62,7 +64,7 @@ class Assembly(Struct, frozen=True):
             sources = self.sources[service.name]
             for queue, handler in service.handlers.items():
                 slots = slots_of(handler, decided[queue])
-                givens = _givens(handler, self.parameters[queue], loop)
+                givens = _givens(sources.taken(self.parameters[queue]), loop)
                 injector = Injector(sources, resources.of(sources), threads, givens)
                 pipeline.bind(
                     handler,
@@ -78,7 +80,7 @@ def assembled(services: Sequence[Service], overrides: Sequence[Provider] = ()) -
     if not services:
         raise UsageError("There is nothing to run: give at least one Service.")
     extra = [source_of(provider) for provider in overrides]
-    assembly = Assembly(tuple(services), {}, {}, {})
+    assembly = Assembly(tuple(services), {}, {}, {}, set())
     for service in services:
         if not isinstance(service, Service):
             raise UsageError(f"{service!r} isn't a Service.")
@@ -107,46 +109,57 @@ def _add(assembly: Assembly, queue: str, handler: Handler, sources: Sources) -> 
     handler.request.prepare()
     handler.reply.prepare()
     parameters = parameters_of(handler.function, skip=1, hints=hints)
-    _check_contexts(handler, parameters)
-    given = frozenset(one.type for one in parameters if _is_context(one.type))
-    sources.provide_order(parameters, given | {Context}, name_of(handler.function))
+    _check_given(handler, parameters)
+    taken = sources.taken(parameters)
+    sources.provide_order(parameters, frozenset(filter(_is_given, taken)) | {Context}, name_of(handler.function))
     assembly.handlers[queue] = handler
     assembly.parameters[queue] = parameters
+    if any(_is_given(form) and _name(form) == "Transaction" for form in taken):
+        assembly.transacting.add(queue)
 
 
-def _check_contexts(handler: Handler, parameters: Sequence[Parameter]) -> None:
-    """Refuse a context of the wrong kind: one would be awaited in a thread, the other would block the loop."""
+def _check_given(handler: Handler, parameters: Sequence[Parameter]) -> None:
+    """Refuse what is of the wrong kind: one would be awaited in a thread, the other would block the loop."""
     for parameter in parameters:
-        if not _is_context(parameter.type):
+        if not _is_given(parameter.type):
             continue
-        name = name_of(handler.function)
-        if handler.is_async and parameter.type is not Context:
-            raise UsageError(f"{name} is `async def`: let it take ringpost.Context, not ringpost.blocking.Context.")
-        if not handler.is_async and parameter.type is Context:
+        name, blocks, what = name_of(handler.function), _is_blocking(parameter.type), _name(parameter.type)
+        if handler.is_async and blocks:
+            raise UsageError(f"{name} is `async def`: let it take ringpost.{what}, not ringpost.blocking.{what}.")
+        if not handler.is_async and not blocks:
             raise UsageError(
-                f"{name} is `def` and runs in a thread: let it take ringpost.blocking.Context, or make it `async def`."
+                f"{name} is `def` and runs in a thread: let it take ringpost.blocking.{what}, or make it `async def`."
             )
 
 
-def _is_context(form: object) -> bool:
-    return form is Context or _is_blocking(form)
+_GIVEN: Mapping[type, Callable[[Any], object]] = {Context: itself, Transaction: Context._transaction}
+
+
+def _is_given(form: object) -> bool:
+    """Say whether a parameter of this type needs no provider."""
+    return form in _GIVEN or _is_blocking(form)
 
 
 def _is_blocking(form: object) -> bool:
-    """Say whether it is blocking.Context. Who annotates with it has loaded it; this room must not."""
-    return isinstance(form, type) and form.__module__ == _BLOCKING and form.__name__ == "Context"
+    """Say whether it is what blocking has for one of these. Who annotates with it has loaded it; this room must not."""
+    return isinstance(form, type) and form.__module__ == _BLOCKING and form.__name__ in map(_name, _GIVEN)
 
 
-def _givens(
-    handler: Handler, parameters: Sequence[Parameter], loop: asyncio.AbstractEventLoop
-) -> Mapping[object, Callable[[Any], object]]:
-    """Give the types that need no provider, each with what makes it of the handling's context."""
+def _name(form: object) -> str:
+    return form.__name__ if isinstance(form, type) else ""
+
+
+def _givens(taken: frozenset[object], loop: asyncio.AbstractEventLoop) -> Mapping[object, Callable[[Any], object]]:
+    """Give the types that need no provider, each with what makes it of the handling's context; the Context always."""
     givens: dict[object, Callable[[Any], object]] = {Context: itself}
-    for parameter in parameters:
-        if _is_blocking(parameter.type):
-            givens[parameter.type] = _blocking(parameter.type, loop)
+    for form in taken:
+        if form in _GIVEN:
+            givens[form] = _GIVEN[cast(type, form)]
+        elif _is_blocking(form):
+            givens[form] = _blocking(form, loop)
     return givens
 
 
 def _blocking(form: Any, loop: asyncio.AbstractEventLoop) -> Callable[[Any], object]:
-    return lambda ctx: form.onto_loop(ctx, loop)
+    make = next(make for given, make in _GIVEN.items() if given.__name__ == form.__name__)
+    return lambda ctx: form.onto_loop(make(ctx), loop)

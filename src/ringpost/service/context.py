@@ -28,6 +28,7 @@ from ringpost.core.outcome import Stopped
 from ringpost.service.handler import Handler
 from ringpost.service.schedule import wall_ms
 from ringpost.service.staging import Now, Staging, UsualSends, over, staged
+from ringpost.service.transaction import Transaction
 from ringpost.settings import Settings
 from ringpost.store.port import Report, Store
 
@@ -73,6 +74,7 @@ class Context(Caller):
         "_request",
         "_staging",
         "_task",
+        "_tx",
         "attempt",
     )
 
@@ -92,6 +94,7 @@ class Context(Caller):
         self._task = task
         self._ends_s = ends_s
         self._staging: Staging | None = None
+        self._tx: Transaction | None = None
         self._ended = False
         self._asked = False  # the task was cancelled by us
         self._reason: Stopped | None = None
@@ -174,6 +177,8 @@ class Context(Caller):
         delivery, store = self._delivery, self._means.store
         if delivery is None or store is None or self._request is not None:
             return
+        if self._tx is not None and self._tx._begun:
+            return  # the store may be waiting for this handler
         now_s = self._means.loop.time()
         if now_s - self._reported_s < _PROGRESS_S and fraction != 1:
             return
@@ -202,6 +207,11 @@ class Context(Caller):
     ) -> Reply:
         if self._ended:
             raise over()
+        if self._tx is not None and self._tx._begun:
+            raise UsageError(
+                f"{self._handler.name} called {operation.full_name} after its Transaction had written: others would "
+                "wait as long as the call takes. Call before the first write or lock, defer the write, or send."
+            )
         return await self._means.router.call(operation, request, options, self._parent())
 
     async def call_or_send(
@@ -273,9 +283,17 @@ class Context(Caller):
             self._asked = True
             self._task.cancel()
 
+    def _transaction(self) -> Transaction:
+        """Give the transaction of this handling, one for all who ask."""
+        if self._tx is None:
+            self._tx = Transaction(self._store().begin, self._task)
+        return self._tx
+
     def _end(self) -> list[Message] | tuple[()]:
         """Give what was staged; the verbs are of no use from now on."""
         self._ended = True
+        if self._tx is not None:
+            self._tx._end()
         staging, self._staging = self._staging, None
         return () if staging is None else staging.messages
 

@@ -28,6 +28,7 @@ from ringpost.service.context import Means
 from ringpost.service.handler import Handler
 from ringpost.service.inject import Resources
 from ringpost.service.pipeline import Pipeline
+from ringpost.service.provide import name_of
 from ringpost.service.register import Door, Register
 from ringpost.service.schedule import wall_ms
 from ringpost.service.service import Service
@@ -191,10 +192,13 @@ class Host:
         """
         if work and self._store is None:
             self._refuse_without_store()
+        runs_sql = self._store is not None and "sql" in self._store.facts.capabilities
+        if not runs_sql:
+            self._refuse_without_sql()
         loop = asyncio.get_running_loop()
         assembly = self._assembly
         router = Router(self._settings, self, self._store)
-        resources = Resources(assembly.sources.values())
+        resources = Resources(assembly.sources.values(), self._store.begin if self._store and runs_sql else None)
         await resources.open()
         try:
             threads = Threads(assembly.thread_count(), self._lost_threads)
@@ -250,6 +254,17 @@ class Host:
             raise UsageError(
                 f"{needing[0]} needs a store to take its messages from, and this process has none. Set `store` in "
                 "ringpost.toml or RINGPOST_STORE, as in sqlite:///ringpost.db."
+            )
+
+    def _refuse_without_sql(self) -> None:
+        for queue in sorted(self._assembly.transacting):
+            handler = self._assembly.handlers[queue]
+            store = (
+                "this process has no store" if self._store is None else f"the store {self._store.facts.url} has none"
+            )
+            raise UsageError(
+                f"{name_of(handler.function)}, which handles {handler.name}, takes a Transaction, and {store}. Set "
+                "`store` in ringpost.toml or RINGPOST_STORE to one with SQL, as sqlite:///ringpost.db."
             )
 
 

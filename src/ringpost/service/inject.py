@@ -11,9 +11,11 @@ from typing import Any, cast
 
 from msgspec import Struct
 
+from ringpost.contract.errors import UsageError
 from ringpost.service.provide import Parameter, Source, Sources, name_of
 from ringpost.service.slots import Slots
 from ringpost.service.threads import Threads
+from ringpost.service.transaction import Begin, Transaction
 
 Invoke = Callable[[Any, Any], Awaitable[object]]
 """(context, request) → the handler's result, awaited."""
@@ -36,8 +38,10 @@ class Resources:
     name is made once.
     """
 
-    def __init__(self, sources: Iterable[Sources]) -> None:
+    def __init__(self, sources: Iterable[Sources], begin: Begin | None = None) -> None:
+        """`begin`: how a resource that takes a Transaction gets one; None where no store runs SQL."""
         self._sources = list(sources)
+        self._begin = begin
         self._made: dict[Source, object] = {}
         self._closing = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -68,7 +72,7 @@ class Resources:
                 known: dict[object, object] = {}
                 for source in sources.resource_order():
                     if source not in self._made:
-                        self._made[source] = await _make_named(source, known, generators)
+                        self._made[source] = await self._make(source, known, generators)
                     known[source.provides] = self._made[source]
             opened.set_result(None)
             await self._closing.wait()
@@ -76,6 +80,27 @@ class Resources:
             await end_failed(generators, error)
             raise
         await end(generators)
+
+    async def _make(self, source: Source, known: Mapping[object, object], generators: list[_Opened]) -> object:
+        """Make a resource. What it writes in a Transaction is committed once it is made: so tables come to be."""
+        if all(parameter.type is not Transaction for parameter in source.parameters):
+            return await _make_named(source, known, generators)
+        if self._begin is None:
+            raise UsageError(
+                f"{name_of(source.function)} takes a Transaction, and this process has no store that runs SQL. Set "
+                "`store` in ringpost.toml or RINGPOST_STORE, as in sqlite:///ringpost.db."
+            )
+        task = asyncio.current_task()
+        assert task is not None
+        transaction = Transaction(self._begin, task)
+        try:
+            made = await _make_named(source, {**known, Transaction: transaction}, generators)
+            transaction._end()
+            await transaction._commit(None)
+        except BaseException:
+            await transaction._rollback()
+            raise
+        return made
 
 
 class Injector:
@@ -109,14 +134,20 @@ class Injector:
         return self._general(function, in_loop, parameters, order, slots)
 
     def _fast(self, function: Callable[..., Any], parameters: tuple[Parameter, ...]) -> Invoke | None:
-        """The usual signatures: the request alone, or with its context."""
-        if not parameters:
-            return lambda ctx, request: function(request)
-        if len(parameters) == 1 and parameters[0].type in self._givens and not parameters[0].keyword:
-            make = self._givens[parameters[0].type]
-            if make is itself:
+        """The usual signatures: the request alone, with its context, its transaction, or both."""
+        if any(one.type not in self._givens or one.keyword for one in parameters):
+            return None
+        match [self._givens[one.type] for one in parameters]:
+            case []:
+                return lambda ctx, request: function(request)
+            case [make] if make is itself:
                 return lambda ctx, request: function(request, ctx)
-        return None
+            case [make]:
+                return lambda ctx, request: function(request, make(ctx))
+            case [one, other]:
+                return lambda ctx, request: function(request, one(ctx), other(ctx))
+            case _:
+                return None
 
     def _general(
         self,

@@ -12,12 +12,12 @@ from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
-from ringpost.contract.errors import DeadlineExceeded, InvalidRequest, UsageError
+from ringpost.contract.errors import DeadlineExceeded, InvalidRequest, StoreError, UsageError
 from ringpost.contract.problem import Problem
 from ringpost.core import ids
 from ringpost.core.call import Call, Identity
 from ringpost.core.handling import handling
-from ringpost.core.message import Answer, Cause, Delivery, Envelope, Message, Settlement, State
+from ringpost.core.message import Answer, Cause, Delivery, Envelope, Message, Settled, Settlement, State
 from ringpost.core.outcome import Disposition, Ending, Stopped, declared_answer, invalid_answer
 from ringpost.service import verdict
 from ringpost.service.context import HOPS_MAX, Context, Means
@@ -26,6 +26,7 @@ from ringpost.service.inject import Invoke
 from ringpost.service.provide import name_of
 from ringpost.service.reservation import Reservations
 from ringpost.service.slots import Slots
+from ringpost.service.transaction import Transaction
 
 Authenticate = Callable[[Mapping[str, str]], Awaitable[Identity | None]]
 Middleware = Callable[[Context, Callable[[], Awaitable[object]]], Awaitable[object]]
@@ -228,9 +229,12 @@ class Pipeline:
             self._sample(bound, ctx, error, since_s)
         staged = ctx._end()
         if error is not None:
+            self._undo(ctx)
             return self._failed_call(bound, ctx, error)[1]
+        if ctx._tx is not None and ctx._tx._used:
+            return await self._committed(bound, ctx, self._commit(ctx._tx, None, staged), answer)
         if staged:
-            return await self._committed(bound, call, self._put(staged), answer)
+            return await self._committed(bound, ctx, self._put(staged), answer)
         return _NO_CONTENT if answer is None else answer
 
     async def _keyed(self, bound: Bound, call: Call, request: object, key: str) -> Answer:
@@ -251,6 +255,7 @@ class Pipeline:
         if error is None:
             failed = answer is not None and answer.status >= 400
         else:
+            self._undo(ctx)
             ending, answer = self._failed_call(bound, ctx, error)
             if ending is not Ending.PROBLEM_RAISED:
                 with contextlib.suppress(DeadlineExceeded):
@@ -264,7 +269,9 @@ class Pipeline:
             staged,
             cause=Cause.PROBLEM if failed else Cause.NONE,
         )
-        return await self._committed(bound, call, self.reservations.settle(settlement), answer)
+        if ctx._tx is not None and ctx._tx._used and error is None:
+            return await self._committed(bound, ctx, self._commit(ctx._tx, settlement, ()), answer)
+        return await self._committed(bound, ctx, self.reservations.settle(settlement), answer)
 
     def _context(self, bound: Bound, call: Call, delivery: Delivery | None) -> Context:
         ends_s = self._time() + bound.max_run_s
@@ -287,17 +294,37 @@ class Pipeline:
         puts = await self._means.store.put(staged)
         return next((put.refused for put in puts if put.refused), "")
 
+    async def _commit(self, tx: Transaction, settlement: Settlement | None, staged: Sequence[Message]) -> str:
+        """Commit what a call wrote and staged; gives why not, if not. Raises _Undone where its own SQL failed."""
+        try:
+            done = await tx._commit(settlement, staged)
+        except Exception as error:
+            if settlement is not None:
+                self.reservations.remove(settlement.delivery)  # if it was committed after all, the fence refuses this
+            if isinstance(error, StoreError):
+                raise
+            raise _Undone(error) from error
+        return "" if done else "lease_lost"
+
+    def _undo(self, ctx: Context) -> None:
+        """Roll back what a handler wrote that has failed."""
+        if ctx._tx is not None:
+            self.spawn(ctx._tx._rollback())
+
     async def _committed(
-        self, bound: Bound, call: Call, commit: Coroutine[Any, Any, str], answer: Answer | None
+        self, bound: Bound, ctx: Context, commit: Coroutine[Any, Any, str], answer: Answer | None
     ) -> Answer:
         """Wait for the commit and give the answer. Once it is queued it can't be taken back: a caller whose time is
         over meanwhile learns that it may have been done."""
         name = bound.handler.name
+        assert ctx._request is not None
         try:
-            refused = await self._in_time(self.spawn(commit), call.deadline_s)
+            refused = await self._in_time(self.spawn(commit), ctx._request.deadline_s)
         except DeadlineExceeded:
             detail = "The time was over while the outcome was being committed."
             return verdict.refusal("deadline_exceeded", detail, name, processed=True)
+        except _Undone as undone:
+            return self._failed_call(bound, ctx, undone.error)[1]
         except Exception as error:  # noqa: BLE001 (a border: whatever a store raises, the caller gets an answer)
             _LOG.error("what %s did could not be committed", name, exc_info=error)
             refused = "failed"
@@ -344,12 +371,14 @@ class Pipeline:
 
     # --- messages
 
-    async def handle_message(self, handler: Handler, delivery: Delivery, *, charge: bool = True) -> Settlement:
+    async def handle_message(
+        self, handler: Handler, delivery: Delivery, *, charge: bool = True
+    ) -> Settlement | Settled:
         """Handle a message in the current task, which may be used for the next one after it. Never raises but for a
         cancellation of the task that `cancel` didn't cause.
 
         `charge=False` (the intake breaker is open): a failure is tried again without counting the attempt. What the
-        settlement stages includes the letter to reply_to.
+        settlement stages includes the letter to reply_to. It is Settled where the handler's Transaction committed it.
         """
         bound = self._bound[handler.queue]
         task = asyncio.current_task(self._loop)
@@ -364,18 +393,35 @@ class Pipeline:
         answer, error = await self._run(bound, ctx, request, delivery.ref)
         staged = ctx._end()
         if error is not None:
-            return self._failed_message(bound, ctx, delivery, error, charge)
-        if answer is not None and answer.status >= 400:
-            return verdict.ended(delivery, _REFUSED, answer, staged)
-        if b'"reply_to"' in delivery.headers:
-            return verdict.ended(delivery, _SUCCEEDED, answer, staged)
-        return Settlement(delivery, State.SUCCEEDED, answer, staged)
+            self._undo(ctx)
+            return self._failed_message(bound, ctx.cancelled, delivery, error, charge)
+        settlement = _answered(delivery, answer, staged)
+        if ctx._tx is None or not ctx._tx._used:
+            return settlement
+        return await self._transacted(bound, ctx._tx, settlement, charge)
+
+    async def _transacted(
+        self, bound: Bound, tx: Transaction, settlement: Settlement, charge: bool
+    ) -> Settlement | Settled:
+        """End a message whose handler wrote: what it only deferred goes with the next turn, else it commits itself.
+        From here on nothing cancels it."""
+        if not tx._begun:
+            settlement.sql = tx._deferred
+            return settlement
+        try:
+            return Settled(settlement, await asyncio.shield(self.spawn(tx._commit(settlement))))
+        except Exception as error:  # noqa: BLE001 (a border: whatever the database raises is the handler's failure)
+            return self._failed_message(bound, None, settlement.delivery, error, charge)
+
+    def undone(self, handler: Handler, delivery: Delivery, error: Exception, *, charge: bool) -> Settlement:
+        """Settle a message anew whose deferred SQL failed: as if its handler had raised that."""
+        return self._failed_message(self._bound[handler.queue], None, delivery, error, charge)
 
     def _failed_message(
-        self, bound: Bound, ctx: Context, delivery: Delivery, error: BaseException, charging: bool
+        self, bound: Bound, stopped: Stopped | None, delivery: Delivery, error: BaseException, charging: bool
     ) -> Settlement:
         """Settle a message whose handler raised."""
-        ending, error = verdict.told(bound.handler, error, ctx.cancelled)
+        ending, error = verdict.told(bound.handler, error, stopped)
         if ending is Ending.MAX_RUN:
             over = TimeoutError(f"the handler was still running after max_run, {bound.max_run_s:g} s")
             error = over.with_traceback(error.__traceback__)
@@ -409,6 +455,7 @@ class Pipeline:
         except CancelledError as error:
             task = ctx._task
             if task.cancelling() > ctx._asked:
+                self._undo(ctx)
                 raise  # somebody else wants this task ended: the caller has gone away, or the loop closes
             return None, error
         except Exception as error:  # noqa: BLE001 (the border around handlers: all that they raise is an outcome)
@@ -479,6 +526,23 @@ class Pipeline:
         if not task.done():
             raise DeadlineExceeded("The time was over.", processed="maybe")
         return task.result()
+
+
+class _Undone(Exception):
+    """What a handler wrote could not be committed, because of its own SQL."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+def _answered(delivery: Delivery, answer: Answer | None, staged: list[Message] | tuple[()]) -> Settlement:
+    """Settle a message whose handler returned."""
+    if answer is not None and answer.status >= 400:
+        return verdict.ended(delivery, _REFUSED, answer, staged)
+    if b'"reply_to"' in delivery.headers:
+        return verdict.ended(delivery, _SUCCEEDED, answer, staged)
+    return Settlement(delivery, State.SUCCEEDED, answer, staged)
 
 
 def _around(middleware: Middleware, inner: Invoke) -> Invoke:

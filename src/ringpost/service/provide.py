@@ -24,6 +24,7 @@ from msgspec import Struct
 
 from ringpost.contract.errors import UsageError, listed
 from ringpost.contract.vocabulary import Provider
+from ringpost.service.transaction import Transaction
 
 Shape = Literal["plain", "async", "generator", "async_generator"]
 
@@ -200,13 +201,30 @@ class Sources:
         place[source.provides] = source
 
     def resource_order(self) -> list[Source]:
-        """Give the resources so that each comes after those it depends on."""
+        """Give the resources so that each comes after those it depends on. A Transaction needs no provider."""
         order: list[Source] = []
         for source in self.resources.values():
             self._visit(
-                source, self.resources, order, (), frozenset(), "a resource, which lives as long as the process"
+                source,
+                self.resources,
+                order,
+                (),
+                frozenset({Transaction}),
+                "a resource, which lives as long as the process",
             )
         return order
+
+    def taken(self, parameters: Iterable[Parameter]) -> frozenset[object]:
+        """Give the types that a handler with these parameters takes, and what provides them, whatever it takes."""
+        taken: set[object] = set()
+        waiting = [parameter.type for parameter in parameters]
+        while waiting:
+            form = waiting.pop()
+            if form not in taken:
+                taken.add(form)
+                source = self.provides.get(form)
+                waiting += [] if source is None else [parameter.type for parameter in source.parameters]
+        return frozenset(taken)
 
     def provide_order(self, parameters: Iterable[Parameter], given: frozenset[object], owner: str) -> list[Source]:
         """Give what must be made for these parameters of a handler, each after what it depends on. `given`: types that

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextvars import copy_context
 from typing import Protocol
 
-from ringpost.core.message import Delivery, Settlement, State
+from ringpost.core.message import Delivery, Settled, Settlement, State
 from ringpost.service.handler import Handler
 from ringpost.service.lane import Lane
 
@@ -25,7 +25,9 @@ _RETRY_S = 30.0
 class HandlesMessages(Protocol):
     """What runners need of the pipeline."""
 
-    async def handle_message(self, handler: Handler, delivery: Delivery, *, charge: bool = True) -> Settlement: ...
+    async def handle_message(
+        self, handler: Handler, delivery: Delivery, *, charge: bool = True
+    ) -> Settlement | Settled: ...
 
 
 class Runner:
@@ -52,6 +54,7 @@ class Runners:
         self._context = copy_context()  # runners must not inherit what happens to be set where work comes in
         self._loop = asyncio.get_running_loop()
         self._done: list[Settlement] = []
+        self._settled: list[Settled] = []
         self.held = 0  # fed and not yet ended
 
     def feed(self, work: Sequence[tuple[Lane, Delivery, float]]) -> None:
@@ -64,6 +67,11 @@ class Runners:
         """Give what has ended since the last time."""
         done, self._done = self._done, []
         return done
+
+    def take_settled(self) -> list[Settled]:
+        """Give what has ended since the last time and needs no commit any more."""
+        settled, self._settled = self._settled, []
+        return settled
 
     def put_back(self, settlements: list[Settlement]) -> None:
         """Take settlements back that could not be committed; they go with the next ones."""
@@ -144,11 +152,15 @@ class Runners:
                 slice_end_s = monotonic() + _SLICE_S
         return True
 
-    def _end(self, runner: Runner, lane: Lane, settlement: Settlement) -> None:
+    def _end(self, runner: Runner, lane: Lane, end: Settlement | Settled) -> None:
         runner.delivery = None
         self.held -= 1
-        lane.ended(settlement)
-        self._done.append(settlement)
+        if isinstance(end, Settlement):
+            lane.ended(end)
+            self._done.append(end)
+        else:
+            lane.ended(end.settlement)
+            self._settled.append(end)
         if not self._finishing:
             self._finishing = True
             self._loop.call_soon(self._finish)

@@ -2,11 +2,13 @@
 
 import asyncio
 import contextvars
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from ringpost.service.slots import Slots
+from ringpost.service.standing import thread_of
 
 
 class Threads:
@@ -25,7 +27,7 @@ class Threads:
         ends costs one slot and not, message after message, all threads.
         """
         context = contextvars.copy_context()
-        running = self._pool.submit(context.run, function, *arguments, **keywords)
+        running = self._pool.submit(context.run, _here, function, *arguments, **keywords)
         self.running += 1
         try:
             return await asyncio.wrap_future(running)
@@ -53,3 +55,8 @@ class Threads:
                 pass
 
         running.add_done_callback(ended)
+
+
+def _here(function: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> Any:
+    thread_of.set(threading.get_ident())
+    return function(*arguments, **keywords)

@@ -20,7 +20,7 @@ from msgspec import Struct
 from ringpost.contract.errors import LeaseLost
 from ringpost.core import ids
 from ringpost.core.lease import suspect
-from ringpost.core.message import Delivery, Settlement, State
+from ringpost.core.message import Delivery, Settled, Settlement, State
 from ringpost.service.handler import Handler
 from ringpost.service.lag import Lag
 from ringpost.service.lane import Lane
@@ -49,6 +49,7 @@ class Handlings(HandlesMessages, Protocol):
 
     def slots(self, handler: Handler) -> Slots: ...
     def cancel(self, ref: int, reason: str) -> bool: ...
+    def undone(self, handler: Handler, delivery: Delivery, error: Exception, *, charge: bool) -> Settlement: ...
 
 
 class Working(Struct, frozen=True):
@@ -112,6 +113,7 @@ class Worker:
         self._trickled_s = 0.0
         self._real_time = True  # virtual time leaps, and whatever it leaps over looks like a stall
         self._claimed = self._settled = self._fences_lost = 0
+        self._pipeline = pipeline
         self._runners = Runners(pipeline, self._kick)
         self._leases = Leases(store, pipeline, self._runners, lease_s, clock_s)
         self._listener = Listener(store, self._heard)
@@ -224,10 +226,12 @@ class Worker:
         if self._turn is not None or self._resting is not None:
             return
         now_s = self._clock_s()
-        settlements = self._runners.take_done()
-        if settlements:
-            self._look_at(settlements, now_s)
-        want = self._reserve(now_s, bool(settlements)) if self._may_claim(now_s) else {}
+        settlements, settled = self._runners.take_done(), self._runners.take_settled()
+        if settlements or settled:
+            self._look_at([*settlements, *(one.settlement for one in settled)] if settled else settlements, now_s)
+            if settled:
+                self._count_ended(settled)
+        want = self._reserve(now_s, bool(settlements or settled)) if self._may_claim(now_s) else {}
         if want or settlements:
             turn = _Turn(want, settlements, self._ask_suspects(want), now_s)
             self._turn = asyncio.get_running_loop().create_task(self._take(turn), name="ringpost-turn")
@@ -297,7 +301,10 @@ class Worker:
     def _book(self, turn: _Turn, claimed: Claimed) -> None:
         """Take note of what a turn gave, and hand the messages to the runners."""
         self._failures = 0
-        self._count_settled(turn.settlements, claimed.settled)
+        settlements, settled = turn.settlements, claimed.settled
+        if claimed.unsettled:
+            settlements, settled = self._leave_undone(settlements, claimed)
+        self._count_settled(settlements, settled)
         deliveries, lanes = claimed.deliveries, self._lanes
         got = Counter([delivery.queue for delivery in deliveries]) if len(turn.want) > 1 else None
         now_s = self._clock_s()
@@ -349,6 +356,26 @@ class Worker:
             for settlement, done in zip(settlements, settled, strict=True):
                 if not done:
                     self._lost_fence(settlement.delivery)
+
+    def _count_ended(self, settled: list[Settled]) -> None:
+        """Take note of what handlers have committed themselves."""
+        self._count_settled([one.settlement for one in settled], [one.done for one in settled])
+        if not self._held:
+            self._quiet.set()
+
+    def _leave_undone(self, settlements: list[Settlement], claimed: Claimed) -> tuple[list[Settlement], list[bool]]:
+        """Settle anew what its deferred SQL kept from being settled: as a failure, or as before where there was no
+        time for it. Gives the others."""
+        for place, error in claimed.unsettled.items():
+            settlement = settlements[place]
+            if error is not None:
+                lane = self._lanes[settlement.delivery.queue]
+                settlement = self._pipeline.undone(
+                    lane.handler, settlement.delivery, error, charge=lane.intake.charging
+                )
+            self._runners.put_back([settlement])
+        others = [place for place in range(len(settlements)) if place not in claimed.unsettled]
+        return [settlements[place] for place in others], [claimed.settled[place] for place in others]
 
     def _lost_fence(self, delivery: Delivery) -> None:
         self._settled -= 1

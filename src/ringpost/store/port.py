@@ -195,8 +195,8 @@ class SqlTransaction(Protocol):
     The pipeline makes one for a handling that asks for it, in its event loop, and ends it exactly once: by `commit`, or
     by `rollback` if the handler failed, raised or was cancelled. Until the first statement that writes, or `lock`, it
     costs nothing: statements that only read run by themselves, each seeing what was committed before it. From then on
-    it is `held` and sees its own writes. Statements come one at a time, in order; an error of the database (raised as
-    the driver raises it) leaves the transaction usable where the database does, else the end reports it.
+    it has `begun`, and sees its own writes. Statements come one at a time, in order; an error of the database (raised
+    as the driver raises it) leaves the transaction usable where the database does, else the end reports it.
 
     How long it may be held is the store's limit (`tx_hold_max`): where others would wait for it, as on SQLite, it is
     rolled back by itself once the time is over, and everything after raises TransactionHeldTooLong, whose text has
@@ -208,8 +208,8 @@ class SqlTransaction(Protocol):
     """
 
     @property
-    def held(self) -> bool:
-        """Whether it has begun and not ended: now others may be waiting for it."""
+    def begun(self) -> bool:
+        """Whether it has begun, whatever became of it since; until then there is nothing to undo."""
         ...
 
     @property
@@ -234,7 +234,7 @@ class SqlTransaction(Protocol):
         call without key, which has no fence. False: the fence was lost, and everything was rolled back. Raises what
         the database or a deferred statement raised, TransactionHeldTooLong, StoreError; then too nothing was
         committed, but for a StoreError of a connection that broke meanwhile: there the fence tells, at the next
-        settlement. Also for one that was never held: then it may share a commit with others. A caller who stops
+        settlement. Also for one that has not begun: then it may share a commit with others. A caller who stops
         waiting doesn't stop it.
         """
         ...

@@ -67,9 +67,9 @@ class SqliteTransaction:
     # --- on the loop: the port
 
     @property
-    def held(self) -> bool:
-        """Whether it has begun and not ended."""
-        return self._begun and not self._closed
+    def begun(self) -> bool:
+        """Whether it has begun, whatever became of it since."""
+        return self._begun
 
     @property
     def connection(self) -> NoReturn:
@@ -95,7 +95,7 @@ class SqliteTransaction:
     async def commit(
         self, settlement: Settlement | None, staged: Sequence[Message] = (), sql: Sequence[Statement] = ()
     ) -> bool:
-        """Commit; together with others where it never held the turn."""
+        """Commit; together with others where it never asked for the turn."""
         self._check()
         ending = Ending(settlement, staged, sql)
         begun = self._begun

@@ -98,9 +98,8 @@ async def what_is_written_is_there_once_committed(subject: Subject) -> None:
     transaction = await writing(subject, "a", "b")
     rows = await transaction.execute((_SELECT, ()))
     same("it sees its own writes", [row[0] for row in rows], ["a", "b"])
-    holds("it is held from its first write", transaction.held)
+    holds("it has begun with its first write", transaction.begun)
     holds("it commits", await transaction.commit(None))
-    holds("and is held no longer", not transaction.held)
     same("what it wrote is there", await names(subject), ["a", "b"])
 
 
@@ -120,12 +119,12 @@ async def reading_holds_nothing(subject: Subject) -> None:
     await prepare(subject)
     transaction = begin(subject)
     await transaction.execute((_SELECT, ()))
-    holds("who only reads keeps nobody waiting", not transaction.held)
+    holds("who only reads keeps nobody waiting", not transaction.begun)
     await (await writing(subject, "a")).commit(None)
     rows = await transaction.execute((_SELECT, ()))
     same("and sees what has been committed meanwhile", [row[0] for row in rows], ["a"])
     await transaction.lock()
-    holds("a lock begins at once", transaction.held)
+    holds("a lock begins at once", transaction.begun)
     await transaction.rollback()
 
 
@@ -190,7 +189,7 @@ async def a_keyed_call_settles_its_key_with_its_effects(subject: Subject) -> Non
 async def a_call_without_key_commits_what_it_staged_and_wrote(subject: Subject) -> None:
     await prepare(subject)
     transaction = await writing(subject, "a")
-    holds("held", await transaction.commit(None, [message(b"1", OTHER)], [insert("b")]))
+    holds("begun", await transaction.commit(None, [message(b"1", OTHER)], [insert("b")]))
     holds("or not", await begin(subject).commit(None, [message(b"2", OTHER)], [insert("c")]))
     same("what they wrote is there", await names(subject), ["a", "b", "c"])
     same("what they staged is there", await subject.bodies(OTHER), [b"1", b"2"])

@@ -66,11 +66,12 @@ class PostgresTransaction:
         self._lock = asyncio.Lock()
         self._link: Link | None = None
         self._db: Db | None = None
+        self._begun = False
         self._over = False
 
     @property
-    def held(self) -> bool:
-        return self._db is not None
+    def begun(self) -> bool:
+        return self._begun
 
     @property
     def connection(self) -> Any:
@@ -88,20 +89,20 @@ class PostgresTransaction:
                 rows = await self._read(sql, values)
                 if rows is not None:
                     return [tuple(row) for row in rows]
-            db = await self._begin()
+            db = await self._opened()
             return [tuple(row) for row in await self._guarded(db.user_fetch(sql, *values))]
 
     async def lock(self) -> None:
         async with self._lock:
             self._check_open()
-            await self._begin()
+            await self._opened()
 
     async def commit(
         self, settlement: Settlement | None, staged: Sequence[Message] = (), sql: Sequence[Statement] = ()
     ) -> bool:
         async with self._lock:
             self._check_open()
-            db = await self._begin()
+            db = await self._opened()
             try:
                 won = await self._guarded(self._end(db, settlement, staged, sql))
             except Again as exc:
@@ -143,7 +144,7 @@ class PostgresTransaction:
         self._committed(turn)
         return True
 
-    async def _begin(self) -> Db:
+    async def _opened(self) -> Db:
         if self._db is None:
             self._link, db = await self._pool.take()
             try:
@@ -154,6 +155,7 @@ class PostgresTransaction:
                     raise StoreError(f"the store did not answer: {exc}") from exc
                 raise
             self._db = db
+            self._begun = True
         return self._db
 
     async def _read(self, sql: str, values: Sequence[object]) -> list[Row] | None:

@@ -1,10 +1,13 @@
-"""Real servers, one of a kind for all tests of a process, started by the first that asks."""
+"""Real servers, one of a kind for all tests of a process, started by the first that asks. And what a process has
+learned of the targets that it calls doesn't reach from one test to the next."""
 
 import os
 from collections.abc import Iterator
 
 import pytest
 from real_postgres import NoServer, RealPostgres
+
+from ringpost.client.guards import PROCESS
 
 
 def _running(*, fsync: bool) -> Iterator[RealPostgres]:
@@ -30,3 +33,10 @@ def postgres() -> Iterator[RealPostgres]:
 def fast_postgres() -> Iterator[RealPostgres]:
     """A server that syncs nothing, for tests that assert nothing about durability."""
     yield from _running(fsync=False)
+
+
+@pytest.fixture(autouse=True)
+def _targets_are_unknown() -> Iterator[None]:
+    PROCESS.forget()
+    yield
+    PROCESS.forget()

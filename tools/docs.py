@@ -12,6 +12,8 @@ from ringpost.contract.contract import Contract
 from ringpost.contract.operation import Operation
 from ringpost.core import life
 from ringpost.core.outcome import PROBLEMS, problem_answer
+from ringpost.core.policy import KEYS as POLICY_KEYS
+from ringpost.core.policy import USUAL
 from ringpost.settings import KEYS, PREFIX, Settings
 from ringpost.wire.problem import error_of
 
@@ -45,6 +47,7 @@ FOR = {
     "http": "where the door listens: `host:port`; `none`: no door",
     "workers": "processes of `ringpost run`",
     "addresses": "contract → URL, for calls to services on other stores or hosts",
+    "policies": "how calls are made: [below](#policies)",
     "durability": "the least that a receipt must be worth: `durable`, `replicated`, `buffered`; PostgreSQL is asked"
     " what it gives; SQLite gives `durable` and `memory:` gives `buffered`, whatever stands here",
     "listen_url": "where wake-ups of PostgreSQL come from, if `store` leads through a pooler; past it",
@@ -82,6 +85,29 @@ def settings() -> str:
     usual = Settings()
     for key, field in KEYS.items():
         lines.append(f"| `{key}` | `{PREFIX}{key.upper()}` | {_default(field, getattr(usual, field))} | {FOR[key]} |")
+    return "\n".join(lines)
+
+
+POLICY_FOR = {
+    "attempts": "attempts of a call in all, 1 to 10; more than one only where repeating is safe",
+    "hedge": 'ask a second time beside a late call, where the operation is declared `effect="read"`',
+    "breaker": "stop calling where calls only fail or only wait",
+    "error_rate": "the share of failures, of at least 20 calls in 10 s, at which the breaker opens",
+    "slow_rate": "the share of slow calls at which it opens",
+    "slow": "from when on a call is slow",
+    "limit": "calls of one operation under way at one target, at most; adapts itself down to 4",
+}
+
+
+@part
+def policies() -> str:
+    """The keys of a policy."""
+    assert set(POLICY_FOR) == set(POLICY_KEYS), set(POLICY_FOR) ^ set(POLICY_KEYS)
+    lines = ["| key | default | what it is |", "|---|---|---|"]
+    for key, field in POLICY_KEYS.items():
+        value = getattr(USUAL, field)
+        shown = "half of the operation's timeout" if key == "slow" else str(value).lower()
+        lines.append(f"| `{key}` | {shown} | {POLICY_FOR[key]} |")
     return "\n".join(lines)
 
 

@@ -3,6 +3,7 @@
 import difflib
 import math
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from msgspec.structs import fields
 
 from ringpost.contract.errors import UsageError, listed
 from ringpost.core.limit import Kind
+from ringpost.core.policy import Figure, Policies, checked_figure
 from ringpost.core.receipt import Level
 
 
@@ -24,6 +26,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     http_given: bool = False  # the user named the address: a taken port is an error
     workers: int = 1
     addresses: Mapping[str, str] = {}  # contract → URL
+    policies: Policies = {}  # operation, contract or "" → how calls are made
     durability: Level = "durable"
     listen_url: str | None = None  # of PostgreSQL, past a pooler
     advertise: str | None = None
@@ -62,10 +65,12 @@ _WORDS = {"durability": ("durable", "replicated", "buffered"), "limiter": ("aimd
 _LEAST = {"lease_s": 1.0, "call_queue": 0}
 _MOST = {"tx_hold_max_s": 5.0}  # renewals of leases wait as long
 _OFF = ("", "none", "off")
+_POLICY_NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)?")
 _EXAMPLES = {
     "store": '"sqlite:///ringpost.db"',
     "http": '"127.0.0.1:8000"',
     "addresses": '{billing = "https://billing.example"}',
+    "policies": "{attempts = 2, billing = {hedge = false}}",
     "durability": '"durable"',
     "listen_url": '"postgresql://user@host/database"',
     "advertise": '"http://10.0.0.7:8000"',
@@ -81,6 +86,7 @@ class Given(TypedDict, total=False):
     http: str | None
     workers: int
     addresses: Mapping[str, str]
+    policies: Mapping[str, object]
     durability: Level
     listen_url: str
     advertise: str
@@ -93,9 +99,9 @@ def load(
 ) -> Settings:
     """Read the settings: `ringpost.toml` of `folder` or the nearest one above, then `RINGPOST_*`, then `given`.
 
-    A later one wins, key by key, and in `addresses` contract by contract. Relative paths are relative to the file that
-    was found, else to `folder`, whoever gave them: a program reaches the same store from wherever it is started.
-    Raises UsageError naming the file or variable, and what to write.
+    A later one wins, key by key, and in `addresses` and `policies` name by name. Relative paths are relative to the
+    file that was found, else to `folder`, whoever gave them: a program reaches the same store from wherever it is
+    started. Raises UsageError naming the file or variable, and what to write.
     """
     start = Path.cwd() if folder is None else folder
     file = find_file(start)
@@ -162,9 +168,16 @@ def _from_arguments(given: Given) -> dict[str, Any]:
 
 def _merge(values: dict[str, Any], later: dict[str, Any]) -> None:
     addresses = {**values.get("addresses", {}), **later.get("addresses", {})}
+    policies = _joined(values.get("policies", {}), later.get("policies", {}))
     values.update(later)
     if addresses:
         values["addresses"] = addresses
+    if policies:
+        values["policies"] = policies
+
+
+def _joined(policies: Policies, later: Policies) -> Policies:
+    return {name: {**policies.get(name, {}), **later.get(name, {})} for name in {**policies, **later}}
 
 
 def _field(key: str, where: str, *, upper: bool = False) -> str:
@@ -187,6 +200,8 @@ def _read(name: str, text: str, variable: str) -> object:
         return None
     if name == "addresses":
         return _read_addresses(text, variable)
+    if name == "policies":
+        return _read_policies(text, variable)
     if kind in (int, float):
         try:
             return int(text) if kind is int else float(text)
@@ -205,12 +220,37 @@ def _read_addresses(text: str, variable: str) -> dict[str, str]:
     return addresses
 
 
+def _read_policies(text: str, variable: str) -> dict[str, Any]:
+    """Read `attempts=2,billing.hedge=false,billing.charge.limit=8`: what comes after the last dot is the key."""
+    policies: dict[str, Any] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        place, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals or not place:
+            raise UsageError(f"{variable}: write attempts=2,billing.hedge=false,…, not {part!r}.")
+        name, _, key = place.rpartition(".")
+        (policies.setdefault(name, {}) if name else policies)[key] = _read_figure(value)
+    return policies
+
+
+def _read_figure(text: str) -> object:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text  # refused with its name
+
+
 def _checked(key: str, value: Any, where: str) -> Any:
     """Give the value of a field, refusing what isn't of its type or out of bounds."""
     name = KEYS[key]
     kind = _KINDS[name]
     if name == "addresses":
         return _checked_addresses(value, where)
+    if name == "policies":
+        return _checked_policies(value, where)
     if kind in (int, float):
         return _checked_number(name, value, where)
     if name in _WORDS:
@@ -270,3 +310,29 @@ def _note_origins(found: dict[str, str], values: Mapping[str, Any], place: Calla
         found[name] = place(name)
         if isinstance(value, Mapping):
             found.update({f"{name}.{key}": place(name) for key in cast(Mapping[str, object], value)})
+
+
+def _checked_policies(value: Any, where: str) -> Policies:
+    """Give policies by name. What stands in `[policies]` itself holds for the process; a table in it for the contract
+    or operation that it is named after, `[policies."billing.charge"]` and `[policies.billing.charge]` alike."""
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{where} takes a table such as {_EXAMPLES['policies']}, not {value!r}.")
+    policies: dict[str, dict[str, Figure]] = {}
+    _add_policies(policies, "", cast(Mapping[str, object], value), where)
+    return policies
+
+
+def _add_policies(policies: dict[str, dict[str, Figure]], name: str, given: Mapping[str, object], where: str) -> None:
+    for key, value in given.items():
+        place = f"{where}: {key}"
+        if isinstance(value, Mapping):
+            inner = f"{name}.{key}" if name else key
+            if not _POLICY_NAME.fullmatch(inner):
+                raise UsageError(
+                    f"{place} is neither a contract nor an operation: write [policies.billing] or "
+                    '[policies."billing.charge"], as their names are on the wire.'
+                )
+            _add_policies(policies, inner, cast(Mapping[str, object], value), place)
+        else:
+            field, figure = checked_figure(key, value, place)
+            policies.setdefault(name, {})[field] = figure

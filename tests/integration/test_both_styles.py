@@ -43,7 +43,8 @@ class Place(Struct):
 
 
 @pytest.fixture
-async def here(tmp_path: Path) -> AsyncIterator[Place]:
+async def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Place]:
+    monkeypatch.setenv("RINGPOST_POLICIES", "breaker=false")  # most of what is asked here fails, and shall
     async with AsyncExitStack() as stack:
         scene = await stack.enter_async_context(a_scene(tmp_path, 5.0))
         _, url = await scene.serve("town")

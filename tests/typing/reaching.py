@@ -26,6 +26,7 @@ async def calls(client: Client) -> None:
     receipt = await client.publish(Accounts.registered, USER)
     await client.call(Accounts.register, NEW, after=receipt, headers={"x": "y"}, idempotency_key="k")
     await client.call(Accounts.register, NEW, after=[receipt, receipt])
+    await client.call(Accounts.register, NEW, attempts=1, hedge=False)
 
 
 async def sends(client: Client) -> None:
@@ -75,6 +76,9 @@ async def wrong(client: Client, sender: Sender) -> None:
     await client.call(Accounts.register, request=NEW)  # wrong
     await client.call(Accounts.register, NEW, timeout="2")  # wrong
     await client.call(Accounts.register, NEW, delay=2)  # wrong
+    await client.call(Accounts.register, NEW, attempts="2")  # wrong
+    await client.call(Accounts.register, NEW, hedge=0.5)  # wrong
+    await client.send(Accounts.register, NEW, attempts=2)  # wrong
     await client.call(Accounts.register, NEW, after=5)  # wrong
     await client.call(Accounts.register, NEW, priority="urgent")  # wrong
     await client.call_all(Accounts.register, NEW)  # wrong

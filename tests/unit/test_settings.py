@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from ringpost.contract.errors import UsageError
+from ringpost.core.policy import KEYS, Policies, Said, explained, resolved
 from ringpost.settings import FILE_NAME, Given, Settings, find_file, load
 
 
@@ -109,3 +110,71 @@ def test_a_wrong_argument_is_named(tmp_path: Path) -> None:
     given: Given = wrong
     with pytest.raises(UsageError, match="workers takes a whole number"):
         load(given, folder=tmp_path, environ={})
+
+
+# --- policies
+
+
+def policies(tmp_path: Path, text: str, **environ: str) -> Policies:
+    (tmp_path / FILE_NAME).write_text(text)
+    return load(folder=tmp_path, environ=environ).policies
+
+
+def test_policies_are_set_for_the_process_a_contract_and_an_operation(tmp_path: Path) -> None:
+    text = '[policies]\nattempts = 2\n[policies.billing]\nslow = 1\n[policies."billing.charge"]\nhedge = false\n'
+    assert policies(tmp_path, text) == {
+        "": {"attempts": 2},
+        "billing": {"slow_s": 1.0},
+        "billing.charge": {"hedge": False},
+    }
+    nested = "[policies.billing.charge]\nattempts = 1\n"
+    assert policies(tmp_path, nested) == {"billing.charge": {"attempts": 1}}
+
+
+def test_policies_of_file_and_variable_are_joined_by_name_and_key(tmp_path: Path) -> None:
+    text = "[policies]\nattempts = 2\nhedge = false\n"
+    said = "attempts=5, billing.limit=8, billing.charge.slow=0.5"
+    assert policies(tmp_path, text, RINGPOST_POLICIES=said) == {
+        "": {"attempts": 5, "hedge": False},
+        "billing": {"limit": 8},
+        "billing.charge": {"slow_s": 0.5},
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("policies = 3", "policies takes a table"),
+        ("[policies]\nattemps = 2", "policies: attemps is no part of a policy. Did you mean attempts?"),
+        ("[policies]\nfoo = 2", "foo is no part of a policy. There are attempts,"),
+        ("[policies]\nattempts = 0", "attempts is from 1 to 10, not 0"),
+        ("[policies]\nattempts = 1.5", "attempts takes a whole number such as 3, not 1.5"),
+        ("[policies]\nhedge = 1", "hedge is true or false, not 1"),
+        ("[policies]\nslow = true", "slow takes a number such as 2.5, not True"),
+        ("[policies.billing]\nerror_rate = 2", "billing: error_rate is from 0.01 to 1, not 2"),
+        ("[policies.billing]\nlimit = 3", "limit is from 4 to 1,024, not 3"),
+        ("[policies.Billing]\nlimit = 8", "Billing is neither a contract nor an operation"),
+        ("[policies.a.b.c]\nlimit = 8", "c is neither a contract nor an operation"),
+    ],
+)
+def test_a_wrong_policy_is_refused_with_what_to_write(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        policies(tmp_path, text)
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("said", ["attempts", "=2", "billing.attempts=two"])
+def test_a_wrong_policy_in_a_variable_is_refused(said: str) -> None:
+    with pytest.raises(UsageError, match="RINGPOST_POLICIES"):
+        load(environ={"RINGPOST_POLICIES": said})
+
+
+def test_the_nearest_policy_wins_and_it_is_known_whose_it_is() -> None:
+    set_ = {"": {"attempts": 2, "hedge": False}, "billing": {"hedge": True}, "billing.charge": {"attempts": 1}}
+    policy = resolved(set_, "billing", "billing.charge")
+    assert (policy.attempts, policy.hedge, policy.limit) == (1, True, 128)
+    assert resolved(set_, "mail", "mail.welcome").attempts == 2
+    said = explained(set_, "billing", "billing.charge")
+    assert {key: one.value for key, one in said.items()} == {key: getattr(policy, KEYS[key]) for key in KEYS}
+    assert (said["attempts"].by, said["hedge"].by, said["limit"].by) == ("billing.charge", "billing", None)
+    assert explained(set_, "mail", "mail.welcome")["hedge"] == Said(False, "")

@@ -14,6 +14,7 @@ from typing import cast
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from msgspec import Struct
 
+from ringpost.client.hedge import Hedge
 from ringpost.client.sweep import NEVER_S, Sweep
 from ringpost.contract.errors import DeadlineExceeded, TransportError, Unavailable
 from ringpost.wire.http import Response
@@ -92,6 +93,8 @@ class Connection(asyncio.Protocol):
     ) -> None:
         self.deadline_s = NEVER_S
         self.idle_since_s = 0.0
+        self._hedge: Hedge | None = None  # what begins before the deadline
+        self._until_s = NEVER_S
         self._loop = loop
         self._sweep = sweep
         self._limits = limits
@@ -131,13 +134,18 @@ class Connection(asyncio.Protocol):
             return False
         return now_s - self.idle_since_s < CHECK_IDLE_S or not _readable(transport)
 
-    def begin(self, data: bytes, deadline_s: float, streams: bool = False) -> asyncio.Future[Received]:
-        """Write a request in one piece and give the future of its answer. The connection must be usable."""
+    def begin(
+        self, data: bytes, deadline_s: float, streams: bool = False, hedge: Hedge | None = None
+    ) -> asyncio.Future[Received]:
+        """Write a request in one piece and give the future of its answer. The connection must be usable. `hedge` begins
+        when it is late."""
         transport = self._transport
         assert transport is not None and self._phase is _IDLE
         self._phase = _BUSY
         self._streams = streams
         self.deadline_s = deadline_s
+        if hedge is not None:
+            self._hedge, self._until_s, self.deadline_s = hedge, deadline_s, hedge.due_s
         answer = self._answer = self._loop.create_future()
         if self._sweep.timer is None:
             self._sweep.arm()
@@ -151,6 +159,7 @@ class Connection(asyncio.Protocol):
         """
         if self._phase is _BUSY and self._answer is answer:
             self._phase = _DRAINING
+            self._hedge = None
             self._answer = None
             self.deadline_s = self._loop.time() + DRAIN_S
             self._sweep.arm()
@@ -162,8 +171,12 @@ class Connection(asyncio.Protocol):
     def expire(self) -> None:
         """The time of what is outstanding is over."""
         if self._phase is _BUSY:
-            answer = self._answer
+            answer, hedge = self._answer, self._hedge
             assert answer is not None
+            if hedge is not None:
+                self._hedge, self.deadline_s = None, self._until_s
+                hedge.begin(self, answer)
+                return
             self.abandon(answer)
             if not answer.done():
                 answer.set_exception(
@@ -298,7 +311,7 @@ class Connection(asyncio.Protocol):
         if transport.is_closing() or transport.get_write_buffer_size():
             self._abort()
             return
-        self._answer = None
+        self._answer = self._hedge = None
         self._phase = _IDLE
         self.idle_since_s = self._loop.time()
         self._released(self)
@@ -319,7 +332,7 @@ class Connection(asyncio.Protocol):
         if not self._reusable or transport.is_closing() or transport.get_write_buffer_size():
             self._abort()
             return
-        self._answer = None
+        self._answer = self._hedge = None
         self._fields = []
         self._body = b""
         if self._chunks:
@@ -342,7 +355,7 @@ class Connection(asyncio.Protocol):
         self.deadline_s = self._loop.time() + STREAM_SILENCE_S
         self._stream = Stream(self._loop, self._transport, self._abort)
         received.stream = self._stream
-        self._answer = None
+        self._answer = self._hedge = None
         answer.set_result(received)
 
     def _fail(self, error: TransportError) -> None:
@@ -356,7 +369,7 @@ class Connection(asyncio.Protocol):
     def _abort(self) -> None:
         self._sweep.forget(self)
         self._phase = _CLOSED
-        self._answer = None
+        self._answer = self._hedge = None
         self._stream = None
         if self._transport is not None:
             self._transport.abort()

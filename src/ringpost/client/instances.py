@@ -40,6 +40,11 @@ class Instances:
             doors = self._known(operation)
         return doors
 
+    def beside(self, operation: str, door: Target) -> Target | None:
+        """Give another door that serves an operation, of those that were known last; whose turn it is stays so."""
+        doors = self._left(self._doors, operation)
+        return next((one for one in doors if one.instance != door.instance), None)
+
     def refused(self, door: Target) -> None:
         """Pass a door over for five seconds, and see who has come in its place."""
         self._refused_s[door.instance] = self._clock()

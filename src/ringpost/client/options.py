@@ -9,8 +9,9 @@ from ringpost.contract.errors import UsageError, listed
 from ringpost.contract.operation import Event, Operation
 from ringpost.contract.vocabulary import CallOptions, Options, Seconds, SendOptions, When, seconds
 from ringpost.core.message import Priority
+from ringpost.core.policy import ATTEMPTS_MAX
 
-CALL_OPTIONS = frozenset({"headers", "idempotency_key", "priority", "timeout", "after"})
+CALL_OPTIONS = frozenset({"headers", "idempotency_key", "priority", "timeout", "after", "attempts", "hedge"})
 SEND_OPTIONS = frozenset({"headers", "idempotency_key", "priority", "delay", "ttl", "ordering_key"})
 KEPT_OPTIONS = frozenset({"headers", "idempotency_key", "priority"})  # of call_or_send, whose time is `wait`
 
@@ -141,6 +142,20 @@ def priority_of(given: object, fallback: str | None) -> Priority:
     if found is None:
         raise UsageError(f"priority is {' or '.join(map(repr, _PRIORITIES))}, not {word!r}.")
     return found
+
+
+def check_tries(options: CallOptions, operation: Operation[Any, Any]) -> None:
+    """Refuse what a call can't be told of being tried again."""
+    attempts, hedge = options.get("attempts", 1), options.get("hedge", False)
+    if not isinstance(attempts, int) or isinstance(attempts, bool) or not 1 <= attempts <= ATTEMPTS_MAX:
+        raise UsageError(f"attempts is how often a call may be tried in all, 1 to {ATTEMPTS_MAX}, not {attempts!r}.")
+    if not isinstance(hedge, bool):
+        raise UsageError(f"hedge is True or False, not {hedge!r}.")
+    if hedge and operation.effect != "read":
+        raise UsageError(
+            f"{_name(operation)} can't be asked twice at once: hedge=True is for operations declared "
+            'Operation(…, effect="read").'
+        )
 
 
 def positive_s(value: Seconds, what: str) -> float:

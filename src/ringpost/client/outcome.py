@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ringpost.contract.errors import InvalidRequest, OperationFailed
+from ringpost.contract.errors import InvalidRequest, OperationFailed, TransportError
 from ringpost.contract.operation import Operation
 from ringpost.contract.vocabulary import Reply
 from ringpost.core.message import Answer
@@ -24,7 +24,10 @@ def reply_from(operation: Operation[Any, Reply], response: Response) -> Reply:
     """Give the reply that came over HTTP, or raise what the response says."""
     if response.status == 200 or response.status == 204:
         return decoded(operation, response.body, "")
-    raise error_of(response.status, response.body, dict(response.headers), operation)
+    error = error_of(response.status, response.body, dict(response.headers), operation)
+    if isinstance(error, TransportError):
+        error.operation = operation.full_name
+    raise error
 
 
 def decoded(operation: Operation[Any, Reply], body: bytes, message_id: str) -> Reply:

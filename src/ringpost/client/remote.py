@@ -11,8 +11,8 @@ from msgspec import Struct
 
 from ringpost.client.options import checked_headers
 from ringpost.client.outcome import answer_from
-from ringpost.client.router import NO_OPTIONS, Router
-from ringpost.client.target import Target
+from ringpost.client.outgoing import NO_OPTIONS, TICKETS, Asked
+from ringpost.client.router import Router
 from ringpost.client.ticket import FINAL, Cancelling, EventReceipt, Receipt, is_news
 from ringpost.contract.errors import (
     DeadlineExceeded,
@@ -91,7 +91,7 @@ class RemoteSender:
     ) -> Receipt:
         _refuse_store_only(options, reply_to)
         call = self._prepared(operation, request, options)
-        response, _ = await self._router.post(operation, call, (("prefer", "respond-async"),))
+        response = await self._router.post(operation, call, (("prefer", "respond-async"),))
         return _receipt(response, operation)
 
     async def send_all(
@@ -130,16 +130,18 @@ class RemoteSender:
         ]
         if "idempotency_key" in options:
             headers.append(("idempotency-key", quoted(options["idempotency_key"])))
-        response = await self._router.transport().request(
-            target.origin, "POST", f"{target.prefix}/events", headers, message.body, deadline_s=_until_s(SEND_S)
+        # It has an id: where it arrives twice, the second one is absorbed.
+        asked = Asked(
+            event.full_name, event.contract_name, "POST", "/events", headers, _until_s(SEND_S), body=message.body
         )
+        response = await self._router.ask(asked)
         return _receipt(response, event)
 
     async def accept(self, operation: Operation[Any, Any], call: Call) -> Answer | Receipt:
         """Have the request written first and wait for its answer as long as the call may take."""
         remaining_s = max(0.0, call.deadline_s - asyncio.get_running_loop().time())
         prefer = ("prefer", f"respond-async, wait={math.floor(remaining_s)}")
-        response, _ = await self._router.post(operation, _longer(call, TRANSIT_S), (prefer,))
+        response = await self._router.post(operation, _longer(call, TRANSIT_S), (prefer,))
         return _receipt(response, operation) if response.status == 202 else answer_from(response)
 
     def _prepared(self, operation: Operation[Any, Any], request: object, options: SendOptions) -> Call:
@@ -228,17 +230,16 @@ class RemoteTickets:
         *,
         streams: bool = False,
     ) -> Response:
-        target: Target | None = await self._router.target(self._operation)
-        if target is None:
-            raise self._router.nobody(self._operation)
-        return await self._router.transport().request(
-            target.origin,
+        asked = Asked(
+            TICKETS,
+            self._operation.contract_name,
             method,
-            f"{target.prefix}/tickets/{id}{rest}",
-            (*headers, *self._headers().items()),
-            deadline_s=deadline_s,
+            f"/tickets/{id}{rest}",
+            [*headers, *self._headers().items()],
+            deadline_s,
             streams=streams,
         )
+        return await self._router.ask(asked)
 
     def _checked(self, response: Response, id: str) -> Response:
         _refuse_gone(response, id)

@@ -1,9 +1,13 @@
 """Where a contract is reached over HTTP."""
 
 import re
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ringpost.contract.errors import UsageError
+
+if TYPE_CHECKING:
+    from ringpost.client.guard import Guard
 
 _PATH = re.compile(r"/[\x21-\x7e]*")
 
@@ -50,13 +54,20 @@ def origin_of(url: str) -> tuple[Origin, str]:
 class Target:
     """An origin, the path before every path, and which instance is meant where one is."""
 
-    __slots__ = ("heads", "instance", "origin", "prefix")
+    __slots__ = ("guards", "heads", "instance", "origin", "prefix")
 
     def __init__(self, origin: Origin, prefix: str = "", instance: str = "") -> None:
         self.origin = origin
         self.prefix = prefix
         self.instance = instance
-        self.heads: dict[str, bytes] = {}  # operation → how a request for it begins; the router's
+        # By operation, of whoever sends: how a request for it begins, and what it goes through.
+        self.heads: dict[str, bytes] = {}
+        self.guards: dict[str, Guard] = {}
+
+    @property
+    def url(self) -> str:
+        """Give where it is, for people."""
+        return self.origin.url + self.prefix
 
 
 def target_of(url: str, instance: str = "") -> Target:

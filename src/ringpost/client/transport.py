@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from ringpost.client.connection import Connection, Limits, Phase, Received
+from ringpost.client.hedge import Hedge
 from ringpost.client.request import whole
 from ringpost.client.sweep import Sweep
 from ringpost.client.target import Origin
@@ -17,7 +18,7 @@ from ringpost.contract.errors import DeadlineExceeded, Unavailable
 from ringpost.settings import Settings
 from ringpost.wire.http import Response
 
-CONNECTIONS_PER_ORIGIN = 128
+CONNECTIONS_PER_ORIGIN = 256  # more than one operation that hangs may take
 CONNECT_S = 3.0
 ORIGINS_MAX = 1024
 _TIDY_S = 1.0
@@ -244,11 +245,14 @@ class Transport:
         data = whole(method, path, origin, headers, body)
         return (await self.exchange(origin, data, deadline_s, streams)).response()
 
-    async def exchange(self, origin: Origin, data: bytes, deadline_s: float, streams: bool = False) -> Received:
-        """Send a request that is written out already, and give what came; otherwise as `request`."""
+    async def exchange(
+        self, origin: Origin, data: bytes, deadline_s: float, streams: bool = False, hedge: Hedge | None = None
+    ) -> Received:
+        """Send a request that is written out already, and give what came; otherwise as `request`. `hedge` begins
+        when the answer is late, and may give one of its own."""
         pool = self._pools.get(origin.url) or self._pool(origin)
         connection = pool.take() or await pool.wait(deadline_s)
-        answer = connection.begin(data, deadline_s, streams)
+        answer = connection.begin(data, deadline_s, streams, hedge)
         try:
             return await answer
         except asyncio.CancelledError:

@@ -32,8 +32,12 @@ class TransportError(RingpostError):
     """Say that no answer came.
 
     `processed` is `no` where the request certainly did not reach a handler: repeating it is safe. With `maybe` it may
-    have taken effect: repeat only what is safe to repeat, or with an idempotency key.
+    have taken effect: repeat only what is safe to repeat, or with an idempotency key. `operation`: the full name of
+    what was called, where it came of a call: then it was tried as often as may be, and who handles something above that
+    call answers its own caller so that nobody there tries again.
     """
+
+    operation: str = ""
 
     def __init__(self, message: str, *, processed: Processed = "maybe") -> None:
         super().__init__(message)

@@ -94,9 +94,15 @@ class Options(TypedDict, total=False):
 
 
 class CallOptions(Options, total=False):
-    """Say what a call takes. `timeout` in seconds; `after`: wait, within it, until the effects of these are there."""
+    """Say what a call takes. `timeout` in seconds; `after`: wait, within it, until the effects of these are there.
+
+    `attempts`: how often it may be tried in all, where that is safe, 3 by default. `hedge`: whether a second instance
+    may be asked beside a late one; True only for `effect="read"`.
+    """
 
     timeout: Seconds
+    attempts: int
+    hedge: bool
     after: AnyReceipt | Sequence[AnyReceipt]
 
 

@@ -45,6 +45,8 @@ _BY_CODE: Mapping[str, End] = MappingProxyType(
     {
         "in_flight": WAITING,  # a request with this key is being handled: its answer can be had in a moment
         "not_found": NEUTRAL,
+        "not_here": NEUTRAL,
+        "not_yet": NEUTRAL,
         "wrong_instance": NEUTRAL,
         "wrong_store": NEUTRAL,
         "queue_full": SHED,

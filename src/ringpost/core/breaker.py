@@ -64,7 +64,7 @@ class Breaker(Struct, weakref=True):
     since_s: float = 0.0
     probe_at_s: float = 0.0
     error: str = ""
-    _calls: int = 0  # of the current bucket, then of the past ones in the window
+    calls: int = 0  # of the current bucket, then of the past ones in the window
     _errors: int = 0
     _slow: int = 0
     _past: deque[tuple[float, int, int, int]] = field(default_factory=deque[tuple[float, int, int, int]])
@@ -89,13 +89,14 @@ class Breaker(Struct, weakref=True):
         self._probe_until_s = until_s
         return True
 
-    # --- after a call. Each says whether the state has changed by it.
+    # --- after a call. Each says whether the state has changed by it. (A good one that is quick, before `turn_s`, needs
+    # no more than `calls += 1`.)
 
     def good(self, now_s: float, took_s: float) -> bool:
         """Take note of a call that ended well. It must be of this epoch."""
         if now_s >= self.turn_s:
             self.turn(now_s)
-        self._calls += 1
+        self.calls += 1
         if took_s < self.rule.slow_s:
             return False
         return self.slow(now_s, took_s)
@@ -109,7 +110,7 @@ class Breaker(Struct, weakref=True):
         """Take note of a call that failed. It must be of this epoch."""
         if now_s >= self.turn_s:
             self.turn(now_s)
-        self._calls += 1
+        self.calls += 1
         self._errors += 1
         self._slow += slow
         self.error = error[:_TEXT_MAX]
@@ -145,9 +146,9 @@ class Breaker(Struct, weakref=True):
     def turn(self, now_s: float) -> None:
         """Begin a new bucket, and forget those that are out of the window."""
         past = self._past
-        if self._calls:
-            past.append((self.turn_s, self._calls, self._errors, self._slow))
-            self._calls = self._errors = self._slow = 0
+        if self.calls:
+            past.append((self.turn_s, self.calls, self._errors, self._slow))
+            self.calls = self._errors = self._slow = 0
         while past and past[0][0] <= now_s - WINDOW_S + 2 * _BUCKET_S:  # this bucket lasts as well, and so did that one
             past.popleft()
         self._past_calls = sum([one[1] for one in past])
@@ -177,7 +178,7 @@ class Breaker(Struct, weakref=True):
             self.since_s,
             self.probe_at_s,
             self.error,
-            self._calls + self._past_calls,
+            self.calls + self._past_calls,
             self._errors + self._past_errors,
             self._slow + self._past_slow,
         )
@@ -186,7 +187,7 @@ class Breaker(Struct, weakref=True):
 
     def _open_if(self, now_s: float, error: str) -> bool:
         """Open if there are enough calls, and enough of them were bad or slow."""
-        calls = self._calls + self._past_calls
+        calls = self.calls + self._past_calls
         if self.state != "closed" or calls < CALLS_MIN:
             return False
         errors, slow = self._errors + self._past_errors, self._slow + self._past_slow
@@ -203,7 +204,7 @@ class Breaker(Struct, weakref=True):
         self.since_s = now_s
         self.epoch += 1
         self._good = 0
-        self._calls = self._errors = self._slow = 0
+        self.calls = self._errors = self._slow = 0
         self._past.clear()
         self._past_calls = self._past_errors = self._past_slow = 0
         self._pass()

@@ -8,12 +8,8 @@ same budget as retries: what helps against one slow instance must not finish off
 SOONEST_S = 0.010
 
 
-def hedge_at_s(began_s: float, deadline_s: float, p95_s: float | None) -> float | None:
-    """Give the instant at which a call that isn't answered is worth a second one; None: never.
-
-    None while nothing is known, and where less time would be left than such a call takes.
-    """
-    if p95_s is None:
-        return None
+def hedge_at_s(began_s: float, deadline_s: float, p95_s: float) -> float | None:
+    """Give the instant at which a call that isn't answered is worth a second one; None where less time would be left
+    than such a call takes."""
     at_s = began_s + max(p95_s, SOONEST_S)
     return at_s if at_s + p95_s < deadline_s else None

@@ -14,18 +14,17 @@ class Latency(Struct):
     """The last lengths of time in seconds. `p95_s` is None until enough is known."""
 
     p95_s: float | None = None
-    fresh: list[float] = []
+    _fresh: list[float] = []
     _kept: list[float] = []
 
     def note(self, took_s: float) -> None:
         """Take note of one."""
-        self.fresh.append(took_s)
-        if len(self.fresh) >= STEP:
-            self.fold()
+        self._fresh.append(took_s)
+        if len(self._fresh) >= STEP:
+            self._fold()
 
-    def fold(self) -> None:
-        """Work the percentile out of what came since the last time and what was kept."""
-        fresh, self.fresh = self.fresh, []
+    def _fold(self) -> None:
+        fresh, self._fresh = self._fresh, []
         self._kept = kept = [*self._kept, *fresh][-KEPT:]
         if kept:
             self.p95_s = sorted(kept)[min(int(len(kept) * SHARE), len(kept) - 1)]

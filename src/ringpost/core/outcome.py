@@ -25,6 +25,7 @@ from ringpost.contract.errors import (
     Reject,
     RetryLater,
     StoreError,
+    TransportError,
     Unavailable,
 )
 from ringpost.contract.problem import PROBLEM_URN, Problem, to_members
@@ -292,6 +293,9 @@ _DETAILS: Mapping[Ending, str] = MappingProxyType(
 )
 
 
+_TRIED: Mapping[str, Any] = MappingProxyType({"retryable": False})
+
+
 def call_answer(ending: Ending, error: BaseException, operation: str, contract: str, now: datetime) -> Answer:
     """Give the answer of a call whose handler raised. Nothing internal goes out: the texts are ours, and a reason that
     the handler gave for a Reject. Raises InvalidRequest for a declared Problem with a field that doesn't fit."""
@@ -308,7 +312,9 @@ def call_answer(ending: Ending, error: BaseException, operation: str, contract: 
             retry_after_s = later_s(error.after, now)
         elif isinstance(error, Unavailable | Overloaded) and error.retry_after is not None:
             retry_after_s = error.retry_after
-    return problem_answer(code, detail, operation=operation, retry_after_s=retry_after_s)
+    # What failed is a call made in the handler: it was tried again there, and shall not be by each layer above.
+    members = _TRIED if isinstance(error, TransportError) and error.operation else None
+    return problem_answer(code, detail, operation=operation, retry_after_s=retry_after_s, members=members)
 
 
 def invalid_answer(error: InvalidRequest, operation: str = "") -> Answer:

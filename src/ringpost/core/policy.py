@@ -18,6 +18,7 @@ from ringpost.core.limit import LEAST
 ATTEMPTS_MAX = 10
 LIMIT_MAX = 1024
 _SLOW_SHARE = 0.5
+_NEVER = 2.0
 
 Figure = bool | int | float
 Policies = Mapping[str, Mapping[str, Figure]]
@@ -41,8 +42,9 @@ class Policy(Struct, frozen=True, kw_only=True):
     limit: int = 128
 
     def rule(self, timeout_s: float) -> Rule:
-        """Give when the breaker opens, where a call usually has so much time."""
-        return Rule(self.error_rate, self.slow_rate, self.slow_s or timeout_s * _SLOW_SHARE)
+        """Give when the breaker opens, where a call usually has so much time. Without breaker no share is enough."""
+        slow_s = self.slow_s or timeout_s * _SLOW_SHARE
+        return Rule(self.error_rate, self.slow_rate, slow_s) if self.breaker else Rule(_NEVER, _NEVER, slow_s)
 
 
 # What a user writes → the field: lengths of time are in seconds everywhere, so their keys carry no unit.

@@ -103,7 +103,7 @@ class Context(Caller):
         self._origin: Origin | None = None
         self._own_id: bytes | None = None
         self._reported_s = 0.0
-        self.attempt: int = 1 if delivery is None else delivery.attempt
+        self.attempt: int = request.attempt if request is not None else 1 if delivery is None else delivery.attempt
 
     # --- who and what
 
@@ -346,7 +346,7 @@ class Context(Caller):
         origin, request = self._made_origin(), self._request
         parent = Call(self._handler.name, b"", self._until_s(), trace=origin.trace, tracestate=origin.tracestate)
         if request is not None:
-            parent.depth, parent.path = request.depth, request.path
+            parent.depth, parent.path, parent.attempt = request.depth, request.path, request.attempt
         return parent
 
     def _made_origin(self) -> Origin:

@@ -93,6 +93,25 @@ def _retried(code: str, detail: str, name: str, after_s: float | None, processed
 # --- from an answer to an error
 
 
+class Refusal(Struct):
+    """A problem, as far as one refusal is told from another."""
+
+    code: str = ""
+    retryable: bool = True
+
+
+def refusal_of(body: bytes) -> Refusal:
+    """Read what a problem says of itself; one of somebody else's says nothing."""
+    try:
+        return _refusal.decode(body)
+    except msgspec.MsgspecError:
+        return _NO_REFUSAL
+
+
+_refusal = msgspec.json.Decoder(Refusal)
+_NO_REFUSAL = Refusal()
+
+
 class Answered(Struct, frozen=True):
     """What was answered, as far as an error is made of it."""
 
@@ -141,7 +160,10 @@ def error_of(status: int, body: bytes, headers: Mapping[str, str], operation: As
     if _is_declared(urn):
         return _failed(answered)
     make = _BY_CODE.get(answered.code) if _is_ours(urn) else None
-    return (make or _BY_STATUS.get(status) or _other)(answered)
+    error = (make or _BY_STATUS.get(status) or _other)(answered)
+    if members.get("retryable") is False and isinstance(error, TransportError):
+        error.operation = answered.asked  # a call made behind it failed, and was tried again there
+    return error
 
 
 def _invalid(answered: Answered) -> RingpostError:

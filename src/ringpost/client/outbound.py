@@ -1,0 +1,282 @@
+"""Carry what goes out over HTTP to who serves it: which of the targets, how often, and when not at all.
+
+The decisions are in `core/`: whether an attempt may follow another (`call_retry`), what one that ended says of its
+target (`attempt`), whether a target may be called (`breaker`, `limit`), what it may cost (`budget`), when a second
+request is worth it (`hedge`). Here they are carried out.
+"""
+
+import asyncio
+import random
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from ringpost.client.bulkhead import Bulkhead
+from ringpost.client.guard import Attempt, Guard, Missed
+from ringpost.client.guards import KEPT_MAX, PROCESS, Guards
+from ringpost.client.hedge import Hedge
+from ringpost.client.instances import Instances
+from ringpost.client.outgoing import TICKETS, Outgoing, Posted
+from ringpost.client.target import Target, target_of
+from ringpost.contract.errors import TransportError, Unavailable
+from ringpost.core.attempt import DOWN, NEUTRAL
+from ringpost.core.call_retry import Failed, Tries, may_repeat, next_at_s
+from ringpost.core.policy import Policy, resolved
+from ringpost.settings import Settings
+from ringpost.store.hostclock import boot_id
+from ringpost.store.port import Store
+
+if TYPE_CHECKING:
+    from ringpost.client.connection import Received
+    from ringpost.client.transport import Transport
+
+_WRONG_INSTANCE = 421
+
+
+class Outbound:
+    """The way out of one event loop. Connections are opened when something goes out for the first time."""
+
+    def __init__(self, settings: Settings, store: Store | None = None, guards: Guards = PROCESS) -> None:
+        self._settings = settings
+        self._store = store
+        self._guards = guards
+        self._loop = asyncio.get_running_loop()
+        self._time = self._loop.time
+        self._addresses = {contract: target_of(url) for contract, url in settings.addresses.items()}
+        self._instances = None if store is None else Instances(store, boot_id())
+        self._transport: Transport | None = None
+        self._kept: OrderedDict[tuple[str, str, str], Guard] = OrderedDict()
+
+    async def carry(self, out: Outgoing) -> "Received":
+        """Bring it to who serves it, and give what came back.
+
+        Raises Unavailable, Overloaded, DeadlineExceeded, TransportError: then nothing came back.
+        """
+        result = await self._attempt(out)
+        return await self._repeated(out, result) if isinstance(result, Missed) else result
+
+    async def target(self, contract: str, full_name: str) -> Target | None:
+        """Give where something of a contract is reached over HTTP, if anywhere."""
+        target = self._addresses.get(contract)
+        if target is None and self._instances is not None:
+            return next(iter(await self._instances.serving(full_name)), None)
+        return target
+
+    def nobody(self, contract: str, full_name: str) -> Unavailable:
+        """Say everything that was tried."""
+        if self._store is None:
+            stored = "no store to know of one"
+        else:
+            stored = f"no live instance noted in the store ({self._store.facts.url})"
+        error = Unavailable(
+            f"Nobody serves {full_name}: no handler for it in this process, no address for {contract!r} in "
+            f"`addresses`, and {stored}. Start its service with `ringpost run`, or set RINGPOST_ADDRESSES="
+            f"{contract}=https://…",
+            processed="no",
+        )
+        error.operation = full_name
+        return error
+
+    async def close(self) -> None:
+        """Close every connection; what is outstanding raises Unavailable."""
+        if self._transport is not None:
+            await self._transport.close()
+
+    # --- attempts
+
+    async def _repeated(self, out: Outgoing, missed: Missed) -> "Received":
+        """Try again as often as may be; raises or gives how the last attempt ended."""
+        policy = self._policy(out)
+        attempts = policy.attempts
+        if isinstance(out, Posted):
+            attempts = out.options.get("attempts", attempts)
+        tries = Tries(attempts, out.attempt)
+        number = 1
+        while True:
+            at_s = self._next_at_s(out, missed, number, tries)
+            if at_s is None:
+                return _ended(out, missed)
+            await asyncio.sleep(at_s - self._time())
+            number += 1
+            out = out.again(number) if isinstance(out, Posted) else out
+            try:
+                result = await self._attempt(out)
+            except Unavailable:  # nobody is left: what the last one said tells more
+                return _ended(out, missed)
+            if not isinstance(result, Missed):
+                return result
+            missed = result
+
+    def _next_at_s(self, out: Outgoing, missed: Missed, number: int, tries: Tries) -> float | None:
+        """Give the instant of another attempt, paid for; None: there is none."""
+        if not missed.end.again or missed.guard is None:
+            return None
+        failed = Failed(number, self._time(), missed.unprocessed, missed.retry_after_s)
+        if not may_repeat(failed, tries, safe=out.safe):
+            return None
+        at_s = next_at_s(failed, out.deadline_s, random.random())
+        return at_s if at_s is not None and missed.guard.afford() else None
+
+    async def _attempt(self, out: Outgoing) -> "Received | Missed":
+        """Make an attempt wherever it can be made. Raises Unavailable where nobody is there."""
+        target = self._addresses.get(out.contract)
+        if target is None:
+            return await self._at_some(out)
+        return await self._at(target, target.guards.get(out.name) or self._guard(target, out), out)
+
+    async def _at_some(self, out: Outgoing) -> "Received | Missed":
+        """Try the instances one after the other: one that is gone or going, whose port another service has by now, or
+        whose breaker is open, is passed over for the next. Raises Unavailable where nobody is there."""
+        instances = self._instances
+        refusal: Missed | None = None
+        while instances is not None and (targets := await instances.serving(out.name)):
+            gone = False
+            for target in targets:
+                result = await self._at(target, target.guards.get(out.name) or self._guard(target, out), out)
+                if not isinstance(result, Missed) or not _elsewhere(result):
+                    return result
+                if result.refused:
+                    refusal = result
+                    continue
+                if result.received is not None and result.received.status != _WRONG_INSTANCE:
+                    refusal = result
+                instances.refused(target)
+                gone = True
+            if not gone:
+                break
+        if refusal is None:
+            raise self.nobody(out.contract, out.name)
+        return refusal
+
+    async def _at(self, target: Target, guard: Guard, out: Outgoing, *, hedging: bool = True) -> "Received | Missed":
+        """Make one attempt at one target."""
+        began_s = self._time()
+        breaker, bulkhead = guard.breaker, guard.bulkhead
+        this = Attempt(began_s, out.deadline_s, breaker.epoch, False, out.timed)
+        if not breaker.passing:
+            until_s = guard.probe(began_s, out.deadline_s)
+            if until_s is None:
+                return guard.refusal(began_s)
+            this.probe = not breaker.passing
+            if out.timed:
+                this.until_s = until_s
+            bulkhead.taken += 1
+        elif bulkhead.taken < bulkhead.limit:
+            bulkhead.taken += 1
+        else:
+            missed = await self._turn(guard, this)
+            if missed is not None:
+                return missed
+        hedge = self._hedge(target, guard, out, this) if guard.reads and hedging and isinstance(out, Posted) else None
+        try:
+            received = await (self._transport or self.transport()).exchange(
+                target.origin, out.written(target, this.began_s), this.until_s, out.streams, hedge
+            )
+        except TransportError as error:
+            return guard.failed(this, self._time(), error)
+        except BaseException:
+            guard.left(this, self._time())
+            raise
+        finally:
+            if hedge is not None and hedge.task is not None:
+                await hedge.end()
+        now_s = self._time()
+        if hedge is not None and hedge.won:
+            guard.left(this, now_s)
+        elif 200 <= received.status < 300:
+            guard.good(this, now_s)
+        else:
+            missed = guard.answered(this, now_s, received)
+            if missed is not None:
+                return missed
+        return received
+
+    async def _turn(self, guard: Guard, this: Attempt) -> Missed | None:
+        """Wait for a place; the breaker may have opened meanwhile."""
+        try:
+            await guard.bulkhead.turn(this.until_s)
+        except TransportError as error:
+            return Missed(NEUTRAL, True, error=error)
+        this.began_s = self._time()
+        if guard.breaker.passing:
+            this.epoch = guard.breaker.epoch
+            return None
+        guard.bulkhead.give()
+        return guard.refusal(this.began_s)
+
+    # --- the second request beside a late one
+
+    def _hedge(self, target: Target, guard: Guard, out: Posted, this: Attempt) -> Hedge | None:
+        due_s = guard.hedge_at_s(this)
+        if due_s is None or out.attempt != 1 or not out.options.get("hedge", guard.policy.hedge):
+            return None
+        return Hedge(due_s, self._second, target, out)
+
+    async def _second(self, first: Target, out: Posted) -> "Received | None":
+        # Another instance where there is one; what is behind an address may be several.
+        beside = self._instances.beside(out.name, first) if self._instances is not None and first.instance else None
+        target = beside or first
+        guard = target.guards.get(out.name) or self._guard(target, out)
+        if not guard.may_hedge():
+            return None
+        result = await self._at(target, guard, out.again(out.attempt + 1), hedging=False)
+        return None if isinstance(result, Missed) else result
+
+    # --- what is worked out once
+
+    def transport(self) -> "Transport":
+        """Give the transport, made at first use: it loads the HTTP parser."""
+        if self._transport is None:
+            # The parser is a driver: only who goes over HTTP loads it.
+            from ringpost.client.transport import Transport
+
+            self._transport = Transport(self._settings)
+        return self._transport
+
+    def _policy(self, out: Outgoing) -> Policy:
+        return resolved(self._settings.policies, out.contract, out.name)
+
+    def _guard(self, target: Target, out: Outgoing) -> Guard:
+        """Give the guard of an operation at a target. The targets of instances are made anew at each look into the
+        store; their guards are kept."""
+        key = (target.url, target.instance, out.name)
+        guard = self._kept.get(key)
+        if guard is None:
+            guard = self._kept[key] = self._made(target, out)
+            if len(self._kept) > KEPT_MAX:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        target.guards[out.name] = guard
+        return guard
+
+    def _made(self, target: Target, out: Outgoing) -> Guard:
+        policy = self._policy(out)
+        operation = out.operation if isinstance(out, Posted) else None
+        timeout_s = self._settings.call_timeout_s
+        if operation is not None and operation.timeout_s is not None:
+            timeout_s = operation.timeout_s
+        watch = self._guards.watch(target, out.name, policy.rule(timeout_s), self._time())
+        bulkhead = Bulkhead(self._loop, policy.limit, f"{out.name} at {target.url}")
+        reads = operation is not None and operation.effect == "read"
+        return Guard(self._guards, watch, policy, bulkhead, reads=reads, relays=out.name == TICKETS)
+
+
+def _elsewhere(missed: Missed) -> bool:
+    """Say whether another instance may be asked in its place, unseen as it is: one that can't take any call now, not
+    one that has too much to do."""
+    if missed.refused:
+        return True
+    if missed.received is None:
+        return missed.unprocessed and isinstance(missed.error, Unavailable)
+    if missed.received.status == _WRONG_INSTANCE:
+        return True
+    return missed.unprocessed and missed.end is DOWN and missed.code == "unavailable"
+
+
+def _ended(out: Outgoing, missed: Missed) -> "Received":
+    """Raise what came instead of an answer, or give the answer that it was."""
+    error = missed.error
+    if error is None:
+        assert missed.received is not None
+        return missed.received
+    error.operation = out.name
+    raise error

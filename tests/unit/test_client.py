@@ -472,6 +472,28 @@ async def test_what_cant_be_waited_for_is_refused_before_anything_goes_out() -> 
         assert world.here.calls == []
 
 
+async def test_options_of_many_calls_are_those_of_each() -> None:
+    async with a_world() as world:
+        requests = [Sum(n, 1) for n in range(3)]
+        await world.client.call_all(Adding.add, requests, priority="low", timeout=2)
+        _ = [one async for one in world.client.call_each(Adding.add, requests, priority="low", timeout=2)]
+        assert {call.priority.name for call in world.here.calls} == {"LOW"}
+        assert all(call.deadline_s - asyncio.get_running_loop().time() <= 2 for call in world.here.calls)
+        for many in (world.client.call_all, world.client.call_each):
+            with pytest.raises(UsageError, match="takes no idempotency_key"):
+                await drained(many(Adding.add, requests, idempotency_key="one"))  # type: ignore[operator]
+            with pytest.raises(UsageError, match="1 to 1,000, not 0"):
+                await drained(many(Adding.add, requests, concurrency=0))  # type: ignore[operator]
+
+
+async def drained(many: Any) -> None:
+    if isinstance(many, AsyncIterator):
+        async for _ in many:
+            pass
+    else:
+        await many
+
+
 async def test_call_all_keeps_the_order_and_the_bound() -> None:
     async with a_world() as world:
         running, most = 0, 0

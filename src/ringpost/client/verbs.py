@@ -3,10 +3,11 @@
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import Any, cast
+from typing import cast
 
 from typing_extensions import Unpack
 
+from ringpost.client.cancelling import cancelled
 from ringpost.client.posting import refuse_one_key
 from ringpost.client.ticket import Receipt
 from ringpost.contract.errors import InvalidRequest, RingpostError, UsageError
@@ -99,7 +100,8 @@ class Caller(Sender):
     ) -> list[Reply]:
         """Call once for every request, `concurrency` at a time; the replies in the order of the requests.
 
-        The first failure cancels the rest and is raised; what was done before stays done. `timeout` is each call's.
+        The first failure cancels the rest, also where they are handled, and is raised with a note that says which
+        request it was; what was done before stays done. `timeout` is each call's, `with deadline(…)` bounds all.
         """
         refuse_one_key(options, "call_all")
         _check_concurrency(concurrency)
@@ -108,13 +110,17 @@ class Caller(Sender):
 
         async def work() -> None:
             for index, request in waiting:
-                replies[index] = await self.call(operation, request, **options)
+                try:
+                    replies[index] = await self.call(operation, request, **options)
+                except RingpostError as error:
+                    error.add_note(f"call_all: request {index} failed (the first is 0).")
+                    raise
 
         tasks = [asyncio.ensure_future(work()) for _ in range(concurrency)]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
         finally:
-            await _cancelled(tasks)
+            await cancelled(tasks)
         for task in tasks:
             if task in done:
                 task.result()
@@ -131,12 +137,14 @@ class Caller(Sender):
     ) -> AsyncIterator[Outcome[Request, Reply]]:
         """Call once for every request, `concurrency` at a time, and yield each Outcome as soon as it is there.
 
-        A failure is an Outcome too and stops nothing. At most `concurrency` requests are taken ahead of the reader.
+        A failure is an Outcome too and stops nothing. At most `concurrency` requests are taken ahead of the reader. Who
+        leaves early closes it (`contextlib.aclosing`), which cancels the rest, also where they are handled.
         """
         refuse_one_key(options, "call_each")
         _check_concurrency(concurrency)
         waiting = iter(requests)
         running: set[asyncio.Task[Outcome[Request, Reply]]] = set()
+        done: set[asyncio.Task[Outcome[Request, Reply]]] = set()
 
         async def one(request: Fits[Request]) -> Outcome[Request, Reply]:
             asked = cast(Request, request)
@@ -162,21 +170,9 @@ class Caller(Sender):
                 for task in done:
                     yield task.result()
         finally:
-            await _cancelled(running)
+            await cancelled(running | done)
 
 
 def _check_concurrency(concurrency: int) -> None:
     if not isinstance(concurrency, int) or isinstance(concurrency, bool) or not 1 <= concurrency <= 1000:
         raise UsageError(f"concurrency is how many calls are out at once, 1 to 1,000, not {concurrency!r}.")
-
-
-async def _cancelled(tasks: Iterable["asyncio.Future[Any]"]) -> None:
-    """End what still runs and wait until it has ended."""
-    running = [task for task in tasks if not task.done()]
-    for task in running:
-        task.cancel()
-    if running:
-        await asyncio.wait(running)
-    for task in tasks:
-        if task.done() and not task.cancelled():
-            task.exception()  # it was looked at: nothing to warn of

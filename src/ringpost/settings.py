@@ -294,8 +294,8 @@ def _checked_addresses(value: Any, where: str) -> dict[str, str]:
 
 
 def origins(*, folder: Path | None = None, environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Say for each field that is set from outside who set it last: a file, or a variable. Of tables (`addresses`) also
-    by `field.name`. What isn't there has its default."""
+    """Say for each field that is set from outside who set it last: a file, or a variable. Of tables also for what is in
+    them, by `addresses.contract` and `policies.name.field`. What isn't there has its default."""
     file = find_file(Path.cwd() if folder is None else folder)
     found: dict[str, str] = {}
     if file is not None:
@@ -307,9 +307,14 @@ def origins(*, folder: Path | None = None, environ: Mapping[str, str] | None = N
 
 def _note_origins(found: dict[str, str], values: Mapping[str, Any], place: Callable[[str], str]) -> None:
     for name, value in values.items():
-        found[name] = place(name)
-        if isinstance(value, Mapping):
-            found.update({f"{name}.{key}": place(name) for key in cast(Mapping[str, object], value)})
+        _note_origin(found, name, value, place(name))
+
+
+def _note_origin(found: dict[str, str], name: str, value: object, place: str) -> None:
+    found[name] = place
+    if isinstance(value, Mapping):
+        for key, inner in cast(Mapping[str, object], value).items():
+            _note_origin(found, f"{name}.{key}", inner, place)
 
 
 def _checked_policies(value: Any, where: str) -> Policies:

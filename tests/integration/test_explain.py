@@ -35,6 +35,7 @@ class Kiosk(Contract):
     buy = Operation(str, str, timeout=2, effect="idempotent", doc="Buy something.")
     forget = Operation(str, idempotency_key=str, ordering_key=str, ttl=60, priority="low")
     slow = Operation(str, timeout=600)
+    price = Operation(str, int, effect="read")
     bought = Event(str)
 
 
@@ -52,6 +53,11 @@ def forget(item: str) -> None: ...
 
 @kiosk.implements(Kiosk.slow)
 async def slow(item: str) -> None: ...
+
+
+@kiosk.implements(Kiosk.price, limiter="fixed", call_queue=0)
+async def price(item: str) -> int:
+    return 1
 
 
 @kiosk.on(Kiosk.bought)
@@ -238,6 +244,31 @@ def test_each_figure_names_who_set_it(folder: Path) -> None:
     assert terms(buy["send"])["kept after its end"][0] == "24 h"
     assert terms(slow["send"])["kept after its end"][0] == "1 h"
     assert terms(slow["send"])["request"] == ("at most 262,144 bytes", "default of request_bytes_max")
+
+
+def test_what_protects_a_call_names_who_set_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (folder / "ringpost.toml").open("a") as file:
+        file.write("[policies]\nattempts = 2\n[policies.kiosk]\nslow = 0.25\nbreaker = true\n")
+    monkeypatch.setenv("RINGPOST_POLICIES", "kiosk.buy.limit=8,kiosk.slow.breaker=false,kiosk.slow.hedge=false")
+    monkeypatch.setenv("RINGPOST_CALL_QUEUE", "7")
+    buy, slow, price = (
+        terms(ways("kiosk_of_test:kiosk", f"kiosk.{name}")["call"]) for name in ("buy", "slow", "price")
+    )
+    assert buy["attempts of a call"][0] == "2 in all"
+    assert buy["attempts of a call"][1].startswith("attempts of [policies] in ringpost.toml; budget of 10")
+    limit = 'limit of [policies."kiosk.buy"] in RINGPOST_POLICIES; only where it goes out over HTTP'
+    assert buy["under way at a target"] == ("at most 8", limit)
+    assert slow["under way at a target"][1].startswith("default")
+    assert buy["breaker"][0] == "opens at 50% failures, or 80% slower than 0.25 s"
+    assert buy["breaker"][1].startswith("default; slow of [policies.kiosk] in ringpost.toml")
+    assert slow["breaker"][0] == slow["hedging"][0] == "none"
+    assert slow["breaker"][1].startswith('breaker of [policies."kiosk.slow"] in RINGPOST_POLICIES')
+    assert buy["hedging"] == ("none", "its contract doesn't say effect='read'; only where it goes out over HTTP")
+    assert price["hedging"][0] == "once it is later than 95 % are"
+    assert price["calls at a time"] == ("128 (fixed)", "limiter= of the handler in kiosk")
+    assert price["calls that wait for a slot"] == ("at most 0", "call_queue= of the handler in kiosk")
+    assert buy["calls at a time"] == ("4 to 4 (aimd)", "default of limiter")
+    assert buy["calls that wait for a slot"] == ("at most 7", "call_queue, in RINGPOST_CALL_QUEUE")
 
 
 def test_nobody_names_everything_that_was_looked_at(folder: Path) -> None:

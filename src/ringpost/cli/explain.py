@@ -7,7 +7,7 @@ import click
 from msgspec import Struct
 from rich.text import Text
 
-from ringpost.cli import route, terms
+from ringpost.cli import protection, route, terms
 from ringpost.cli.asked import checked_name, json_option, settings_of, store_option
 from ringpost.cli.facts import Known, known
 from ringpost.cli.output import console, plain, print_json, table
@@ -76,7 +76,7 @@ def explained(found: Known) -> Explanation:
         ways = [_way("publish", route.of_publish(found), terms.of_publish(found))]
     else:
         ways = [
-            _way("call", route.of_call(found), terms.of_call(found)),
+            _way("call", route.of_call(found), [*terms.of_call(found), *protection.of_call(found)]),
             _way("send", route.of_send(found), terms.of_send(found)),
         ]
     declared = found.declared

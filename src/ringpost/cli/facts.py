@@ -26,6 +26,7 @@ class Known(Struct, frozen=True, kw_only=True):
     origins: Mapping[str, str]
     given: tuple[str, ...]  # the services whose code was given
     handler: Handler | None = None  # of one of them
+    service: Service | None = None  # that it belongs to
     declared: notes.Described | None = None
     declared_by: str = ""
     store: Facts | None = None
@@ -50,7 +51,8 @@ class Known(Struct, frozen=True, kw_only=True):
 async def known(name: str, services: Sequence[Service], settings: Settings, *, strict: bool) -> Known:
     """Gather what is known of a name. Raises UsageError where nobody has ever heard of it, StoreError with `strict`
     where the store can't be opened."""
-    handler = next((service.handlers[name] for service in services if name in service.handlers), None)
+    service = next((service for service in services if name in service.handlers), None)
+    handler = None if service is None else service.handlers[name]
     declared, declared_by = _declared_in_code(name, handler)
     async with Reach(settings, strict=strict) as reach:
         store = await reach.store()
@@ -62,6 +64,7 @@ async def known(name: str, services: Sequence[Service], settings: Settings, *, s
             origins=origins(),
             given=tuple(service.name for service in services),
             handler=handler,
+            service=service,
             store=None if store is None else store.facts,
             no_store=reach.no_store,
             noted=notes.operation(name) in all_notes,

@@ -13,7 +13,7 @@ from ringpost.service.handler import Handler
 from ringpost.service.pipeline import DEPTH_MAX
 from ringpost.service.service import CONCURRENCY_ASYNC, CONCURRENCY_DEF, MAX_RUN_S
 
-_DEFAULT = "default"
+DEFAULT_WORD = "default"
 _FIXED = "fixed"
 
 
@@ -29,9 +29,9 @@ def of_call(known: Known) -> list[Term]:
     """Give what holds for a call from here."""
     declared = known.declared
     if declared is None:
-        return [_undeclared(), _timeout(known, Described()), _set(known, "request", "request_bytes_max", " bytes")]
+        return [_undeclared(), timeout_of(known, Described()), _set(known, "request", "request_bytes_max", " bytes")]
     return [
-        _timeout(known, declared),
+        timeout_of(known, declared),
         Term("a call in a handler", f"{MARGIN_S * 1000:g} ms less", f"{_FIXED}: than what is left to the handler"),
         _priority(known, declared),
         _repeating(known, declared),
@@ -73,22 +73,22 @@ def _undeclared() -> Term:
     return Term("what it declares", "not known here", why)
 
 
-def _timeout(known: Known, declared: Described) -> Term:
+def timeout_of(known: Known, declared: Described) -> Term:
     settings = known.settings
     longest_s = settings.call_timeout_max_s
     if declared.timeout_s is None:
         usual_s = min(settings.call_timeout_s, longest_s)
-        return Term("timeout", f"{usual_s:g} s", _why(known, "call_timeout_s", _no(known, "timeout=")))
+        return Term("timeout", f"{usual_s:g} s", why_of(known, "call_timeout_s", _no(known, "timeout=")))
     why = f"timeout={declared.timeout_s:g} in {known.declared_by}"
     if declared.timeout_s > longest_s:
-        why += f", cut to call_timeout_max, {_origin(known, 'call_timeout_max_s')}"
+        why += f", cut to call_timeout_max, {origin_of(known, 'call_timeout_max_s')}"
     return Term("timeout", f"{min(declared.timeout_s, longest_s):g} s", why)
 
 
 def _priority(known: Known, declared: Described) -> Term:
     if declared.priority:
         return Term("priority", declared.priority, f"priority={declared.priority!r} in {known.declared_by}")
-    return Term("priority", "normal", _DEFAULT)
+    return Term("priority", "normal", DEFAULT_WORD)
 
 
 def _repeating(known: Known, declared: Described) -> Term:
@@ -107,14 +107,14 @@ def _key(known: Known, declared: Described) -> Term:
 
 def _expiry(known: Known, declared: Described) -> Term:
     if declared.ttl_s is None:
-        return Term("expires", "never", f"{_DEFAULT}: {_no(known, 'ttl=')}")
+        return Term("expires", "never", f"{DEFAULT_WORD}: {_no(known, 'ttl=')}")
     return Term("expires", f"after {declared.ttl_s:g} s", f"ttl={declared.ttl_s:g} in {known.declared_by}")
 
 
 def _order(known: Known, declared: Described) -> Term:
     if declared.ordered:
         return Term("order", "one after the other, by key", f"ordering_key= in {known.declared_by}")
-    return Term("order", "none, unless a key is given", f"{_DEFAULT}: {_no(known, 'ordering_key=')}")
+    return Term("order", "none, unless a key is given", f"{DEFAULT_WORD}: {_no(known, 'ordering_key=')}")
 
 
 def _kept(known: Known, declared: Described) -> Term:
@@ -125,12 +125,14 @@ def _kept(known: Known, declared: Described) -> Term:
 
 def _tries(handler: Handler | None) -> Term:
     if handler is None:
-        return Term("attempts", _rule(DEFAULT), f"{_DEFAULT}, unless its handler says otherwise, whose code isn't here")
+        return Term(
+            "attempts", _rule(DEFAULT), f"{DEFAULT_WORD}, unless its handler says otherwise, whose code isn't here"
+        )
     rules = [
         f"{_rule(rule)}{'' if kind is Exception else f' for {kind.__name__}'}" for kind, rule in handler.retry.items()
     ]
     said = handler.retry != {Exception: DEFAULT}
-    return Term("attempts", "; ".join(rules), f"retry= of the handler in {handler.service}" if said else _DEFAULT)
+    return Term("attempts", "; ".join(rules), f"retry= of the handler in {handler.service}" if said else DEFAULT_WORD)
 
 
 def _rule(rule: Retry) -> str:
@@ -144,14 +146,14 @@ def _of_handler(handler: Handler) -> list[Term]:
         Term(
             "at a time in a process",
             f"{handler.concurrency}",
-            f"{_DEFAULT} of {'async def' if handler.is_async else 'def'}"
+            f"{DEFAULT_WORD} of {'async def' if handler.is_async else 'def'}"
             if handler.concurrency == usual
             else f"concurrency= of {by_handler}",
         ),
         Term(
             "runs for at most",
             f"{handler.max_run_s:g} s",
-            _DEFAULT if handler.max_run_s == MAX_RUN_S else f"max_run= of {by_handler}",
+            DEFAULT_WORD if handler.max_run_s == MAX_RUN_S else f"max_run= of {by_handler}",
         ),
     ]
     if handler.finish:
@@ -162,19 +164,19 @@ def _of_handler(handler: Handler) -> list[Term]:
 
 
 def _set(known: Known, term: str, field: str, unit: str) -> Term:
-    return Term(term, f"at most {getattr(known.settings, field):,}{unit}", _why(known, field))
+    return Term(term, f"at most {getattr(known.settings, field):,}{unit}", why_of(known, field))
 
 
 def _no(known: Known, option: str) -> str:
     return f"no {option} known" if known.declared is None else f"no {option} in {known.declared_by}"
 
 
-def _why(known: Known, field: str, more: str = "") -> str:
+def why_of(known: Known, field: str, more: str = "") -> str:
     key = field.removesuffix("_s")
-    origin = _origin(known, field)
+    origin = origin_of(known, field)
     why = f"{key}, {origin}" if field in known.origins else f"{origin} of {key}"
     return f"{why}; {more}" if more else why
 
 
-def _origin(known: Known, field: str) -> str:
-    return f"in {known.origins[field]}" if field in known.origins else _DEFAULT
+def origin_of(known: Known, field: str) -> str:
+    return f"in {known.origins[field]}" if field in known.origins else DEFAULT_WORD

@@ -13,8 +13,8 @@ from typing import Any
 from ringpost import Client
 from ringpost.core.message import Record, State
 from ringpost.settings import Settings
-from ringpost.store.port import Filter
-from ringpost.store.sqlite import SqliteStore
+from ringpost.store import store_for
+from ringpost.store.port import Filter, Store
 
 GUARD_S = 30.0  # a test that waits for so long hangs
 SCRIPT = Path(__file__).with_name("town.py")
@@ -104,15 +104,15 @@ class Running:
 
 
 class Scene:
-    """A folder with a store, and the processes on it."""
+    """A folder, a store and the processes on it. The store is a file in the folder unless a URL names another."""
 
-    def __init__(self, folder: Path, lease_s: float) -> None:
+    def __init__(self, folder: Path, lease_s: float, url: str | None = None) -> None:
         self.folder = folder
         self.lease_s = lease_s
-        self.url = f"sqlite:///{folder / 'store.db'}"
+        self.url = url or f"sqlite:///{folder / 'store.db'}"
         self.diary = Diary()
         self.script = SCRIPT  # what the processes run
-        self.store: SqliteStore
+        self.store: Store = store_for(self.url, Settings(lease_s=lease_s))
         self._processes: list[Running] = []
         self._watching: list[asyncio.Task[None]] = []
 
@@ -202,9 +202,8 @@ class Scene:
 
 
 @asynccontextmanager
-async def a_scene(folder: Path, lease_s: float) -> AsyncIterator[Scene]:
-    scene = Scene(folder, lease_s)
-    scene.store = SqliteStore(folder / "store.db", Settings(lease_s=lease_s))
+async def a_scene(folder: Path, lease_s: float, url: str | None = None) -> AsyncIterator[Scene]:
+    scene = Scene(folder, lease_s, url)
     await scene.store.open(create=True)
     try:
         yield scene

@@ -22,6 +22,7 @@ BALLAST_BYTES = 16 << 20
 FREE_BYTES_MIN = 256 << 20
 FREE_SHARE_MIN = 0.05
 _LOOK_MS = 1000
+_LOOK_PAGES = (4 << 20) // PAGE
 _ALARM_MS = 60_000
 
 _log = logging.getLogger("ringpost.store")
@@ -52,7 +53,9 @@ class Disk:
         self._mark = mark
         self._ballast = Path(f"{path}.ballast")
         self._looked_ms = -_LOOK_MS
+        self._looked_pages = 0
         self._full = False
+        self._in_need = False  # there was no byte left
         self._restarted_at = 0
         self._alarmed = False
         self._file = _file_at(path)
@@ -64,7 +67,7 @@ class Disk:
 
     def prepare(self) -> None:
         """Take on ballast where there is none and the disk has room for it. One that a power cut left empty is none."""
-        if self._has_ballast() or not self._roomy(2):
+        if self._has_ballast() or not self._roomy(BALLAST_BYTES):
             return
         file = os.open(self._ballast, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -82,27 +85,35 @@ class Disk:
 
     def release(self) -> None:
         """Throw the ballast off, so that what is there can be settled."""
-        self._full = True
+        self._full = self._in_need = True
         if self._ballast.exists():
             self._ballast.unlink(missing_ok=True)
             _log.error("the disk of %s is full: new messages are refused until there is room", self._path)
 
     def full(self, uptime_ms: int) -> bool:
-        """Say whether new messages have to be refused; looks at the disk once a second."""
+        """Say whether new messages have to be refused; looks at the disk once a second, and after each 4 MiB."""
         if uptime_ms - self._looked_ms >= _LOOK_MS:
             self._looked_ms = uptime_ms
-            was_full, self._full = self._full, not self._roomy(1)
+            was_full, self._full = self._full, not self._roomy()
             if was_full and not self._full:
                 self.prepare()
         return self._full
 
-    def _roomy(self, times: int) -> bool:
+    def _roomy(self, beside_bytes: int = 0) -> bool:
+        """Say whether there is room enough, with so much beside."""
         space = os.statvfs(self._path)
         free, total = space.f_bavail * space.f_frsize, space.f_blocks * space.f_frsize
-        return free >= times * min(max(FREE_BYTES_MIN, FREE_SHARE_MIN * total), max(total / 2, BALLAST_BYTES))
+        needed = min(max(FREE_BYTES_MIN, FREE_SHARE_MIN * total), max(total / 2, BALLAST_BYTES))
+        return free >= needed + beside_bytes
 
     def checkpoint(self, pages: int) -> None:
-        """Move the log into the file where it has grown; needs the turn."""
+        """Move the log into the file where it has grown; needs the turn. Not on a disk that was full and is not well
+        again: the file would grow, not reach the end, and take the room in which the log goes on."""
+        if abs(pages - self._looked_pages) >= _LOOK_PAGES:
+            self._looked_pages, self._looked_ms = pages, -_LOOK_MS
+        if self._in_need and not self._roomy():
+            return
+        self._in_need = False
         if pages < PASSIVE_PAGES:
             self._restarted_at, self._alarmed = 0, False
         elif pages - self._restarted_at >= PASSIVE_PAGES:

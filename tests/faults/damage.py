@@ -117,8 +117,8 @@ async def look_at(damaged: Path) -> Seen:
         return seen
     try:
         await _claim_all(store, seen)
-    except (StoreError, apsw.Error) as error:
-        seen.failed = str(error)
+    except Exception as error:  # noqa: BLE001 (whatever it is, it is a word)
+        seen.failed = repr(error)
     await store.close()
     return seen
 

@@ -84,7 +84,7 @@ def _checked(turn: Turn, queue: Queue, rows: list[Claimable], blob: bytes) -> li
         headers = start + 16
         body = headers + row.headers_bytes
         end = body + row.body_bytes
-        if crc32(view[start:end], seed) != int.from_bytes(view[at : at + 4], "little"):
+        if crc32(view[start:end], seed) != int.from_bytes(view[at : at + 4], "little") or row.kind not in _KINDS:
             damaged.append(row.seq)
             deliveries.append(None)
         elif row.expires_ms is not None and row.expires_ms <= now_ms:

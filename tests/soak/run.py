@@ -1,0 +1,173 @@
+"""The fault tests for long: `make soak`, or `make soak ARGS="power --times 20000 --seed 5"` for one of them.
+
+power   cut the power at so many moments of recorded lives
+sync    look at so many receipts for the sync before them
+errors  let every n-th operation of a life fail, in every way
+flips   flip so many bits of a file and of a log, and cut off a tenth as many ends
+points  end a process at each operation, and so many pairs with one in the recovery
+kill    kill -9 senders and receivers in so many cycles; --store URL and --script FILE for another store or town
+
+Each prints its seed and how far it is. What is wrong is printed with the command that does it again.
+"""
+
+import argparse
+import asyncio
+import logging
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
+
+from damage import cut_off, flipped, look_at, sound_store
+from errors import ERRORS, lived_with
+from killing import LOOK_S, Killing, judged
+from msgspec import Struct
+from receipts import covered
+from scene import a_scene
+from surveys import a_folder, lived, small_steps, survey
+from test_fsync_before_receipt import sent
+
+LEASE_S = 2.0
+POWER_CUTS_A_LIFE = 2_000
+
+
+class Asked(Struct):
+    """What one soak is to do."""
+
+    times: int
+    seed: int
+    store: str | None
+    script: Path | None
+
+
+def told(what: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')}  {what}", flush=True)
+
+
+async def power(asked: Asked) -> list[str]:
+    wrong: list[str] = []
+    for life in range(max(1, asked.times // POWER_CUTS_A_LIFE)):
+        with a_folder() as folder:
+            trace = await lived(folder, asked.seed + life, 250)
+            found = await survey(trace, min(asked.times, POWER_CUTS_A_LIFE), asked.seed + life)
+        wrong += [f"life {life}: {complaint}, at {moments}" for complaint, moments in found.wrong.items()]
+        told(f"{(life + 1) * found.images} of {asked.times} images, {len(wrong)} wrong")
+    return wrong
+
+
+async def sync(asked: Asked) -> list[str]:
+    with a_folder() as folder:
+        found = covered(await sent(folder, asked.times))
+    told(f"{found.receipts} receipts, {found.early} early, {found.syncs / found.receipts:.4f} syncs a message")
+    return [f"{found.early} receipts came before their sync"] if found.early else []
+
+
+async def errors(asked: Asked) -> list[str]:
+    wrong: list[str] = []
+    for error in ERRORS:
+        for number in range(1, asked.times + 1):
+            with a_folder() as folder:
+                seen = await lived_with(error, number, folder, 200)
+            wrong += [f"{error.name} at operation {number}: {one}" for one in seen.wrong]
+            if not seen.reached:
+                told(f"{error.name}: {number - 1} operations, {len(wrong)} wrong")
+                break
+    return wrong
+
+
+async def flips(asked: Asked) -> list[str]:
+    chance, wrong, silent = random.Random(asked.seed), list[str](), 0
+    with a_folder() as folder, small_steps():
+        sound = await sound_store(folder)
+        for path in sound.files:
+            size = path.stat().st_size
+            for number in range(asked.times):
+                offset, bit = chance.randrange(size), chance.randrange(8)
+                with a_folder() as copy:
+                    damage = cut_off if number % 11 == 10 else None
+                    if damage is None:
+                        flipped(sound, copy / "it", path.name, offset, bit)
+                    else:
+                        damage(sound, copy / "it", path.name, offset)
+                    seen = await look_at(copy / "it")
+                in_log = path.name.endswith("-wal")
+                silent += seen.silent
+                if seen.wrong_bodies or (seen.silent and in_log):
+                    wrong.append(f"{path.name}, bit {bit} of byte {offset}: {seen.wrong_bodies} wrong bodies")
+                if number % 500 == 499:
+                    told(f"{path.name}: {number + 1} of {asked.times}, {silent} silent, {len(wrong)} wrong")
+    return wrong
+
+
+async def points(asked: Asked) -> list[str]:
+    command = [sys.executable, str(Path(__file__).parents[1] / "faults" / "crash_points.py")]
+    command += ["--pairs", str(asked.times), "--seed", str(asked.seed)]
+    process = await asyncio.create_subprocess_exec(*command)
+    return [] if await process.wait() == 0 else ["see above"]
+
+
+async def kill(asked: Asked) -> list[str]:
+    with tempfile.TemporaryDirectory(prefix="ringpost-") as folder:
+        async with a_scene(Path(folder), LEASE_S, asked.store) as scene:
+            scene.script = asked.script or scene.script
+            killing = Killing(scene, "sender", asked.seed)
+            await killing.start()
+            for number in range(1, asked.times + 1):
+                await killing.cycle()
+                if number % 10 == 0:
+                    told(f"{number} of {asked.times} cycles")
+            looks = await killing.quiet()
+            verdict = await judged(scene, killing.most)
+    told(f"{len(verdict.receipted)} receipts, {len(verdict.effects)} effects, quiet after {looks * LOOK_S:.1f} s")
+    stuck = [f"something was stuck for {looks * LOOK_S:.1f} s"] if looks * LOOK_S > 2 * LEASE_S else []
+    return verdict.faults + stuck
+
+
+SOAKS: dict[str, tuple[Callable[[Asked], Awaitable[list[str]]], int]] = {
+    "power": (power, 20_000),
+    "sync": (sync, 100_000),
+    "errors": (errors, 5_000),
+    "flips": (flips, 5_000),
+    "points": (points, 1_000),
+    "kill": (kill, 500),
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="which; default: all", metavar="|".join(SOAKS))
+    parser.add_argument("--times", type=int, help="how often, instead of each one's own number")
+    parser.add_argument("--seed", type=int, default=random.randrange(2**32))
+    parser.add_argument("--store", help="the URL of another store, for kill")
+    parser.add_argument("--script", type=Path, help="another town, for kill")
+    given = parser.parse_args()
+    unknown = set(given.names) - SOAKS.keys()
+    if unknown:
+        parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(SOAKS)}")
+    logging.getLogger("ringpost").setLevel(logging.CRITICAL + 1)
+    failed = 0
+    for name in given.names or SOAKS:
+        soak, times = SOAKS[name]
+        asked = Asked(given.times or times, given.seed, given.store, given.script)
+        told(f"{name}: {asked.times} times, seed {asked.seed}")
+        wrong = asyncio.run(_awaited(soak, asked))
+        for one in wrong[:20]:
+            told(f"WRONG  {one}")
+        if wrong:
+            failed += 1
+            told(f'again: make soak ARGS="{name} --times {asked.times} --seed {asked.seed}"')
+    told("all is well" if not failed else f"{failed} failed")
+    return 1 if failed else 0
+
+
+async def _awaited(soak: Callable[[Asked], Awaitable[list[str]]], asked: Asked) -> list[str]:
+    return await soak(asked)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

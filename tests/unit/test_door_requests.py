@@ -12,6 +12,7 @@ from ringpost.contract.errors import StoreError
 from ringpost.contract.operation import Event, Operation
 from ringpost.core import ids
 from ringpost.core.call import Accepted, Call
+from ringpost.core.maintenance import Window
 from ringpost.core.message import Answer, Message, Priority, Reservation, Settlement, State
 from ringpost.core.outcome import problem_answer
 from ringpost.http.door import Door
@@ -30,6 +31,7 @@ class Adding(Contract):
 class Health(msgspec.Struct):
     ready: bool = True
     reasons: tuple[str, ...] = ()
+    closed: dict[str, Window] = {}
 
 
 Told = Callable[[Call], Answer]
@@ -354,6 +356,12 @@ async def test_health_is_told_honestly(door: Door, host: FakeHost) -> None:
     assert (response.status, msgspec.json.decode(response.body)) == (
         503,
         {"status": "not ready", "reasons": ["stopping"]},
+    )
+    host.state = Health(closed={"shop": Window(until_ms=1_795_000_000_000, reason="new disk")})
+    response = await ask(door, "GET", "/readyz")
+    assert (response.status, msgspec.json.decode(response.body)["maintenance"]) == (
+        200,
+        [{"service": "shop", "until": "2026-11-18T11:06:40Z", "reason": "new disk"}],
     )
     assert (await ask(door, "GET", "/healthz")).status == 200
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "publish": ("ringpost.cli.sending:publish", "Publish an event to its subscribers."),
     "ticket": ("ringpost.cli.tickets:ticket", "Show, follow or cancel what was sent."),
     "queues": ("ringpost.cli.queues:queues", "Show what waits, how long, and who works it."),
+    "maintenance": ("ringpost.cli.maintenance:maintenance", "Close services for a time, and open them again."),
     "dead": ("ringpost.cli.dead:dead", "List, show, replay and drop dead letters."),
     "subscriptions": ("ringpost.cli.subscriptions:subscriptions", "List and remove subscriptions to events."),
     "explain": ("ringpost.cli.explain:explain", "Say where a call and a message go, what holds, and who said so."),

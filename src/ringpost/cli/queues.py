@@ -1,6 +1,7 @@
 """`ringpost queues`: what waits and for how long, how fast it comes and goes, and who works it."""
 
 import asyncio
+import getpass
 import time
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -13,10 +14,11 @@ from rich.text import Text
 from ringpost.cli.asked import LENGTH, json_option, settings_of, store_option
 from ringpost.cli.output import age, console, print_json, print_table, table
 from ringpost.cli.stores import instances, opened
+from ringpost.contract.errors import UsageError, listed
 from ringpost.core import notes
 from ringpost.settings import Settings
 from ringpost.store.hostclock import wall_ms
-from ringpost.store.port import Depth, Store
+from ringpost.store.port import Depth, Note, Store
 
 _EMPTY: Final = "No queue has ever had a message here, and no service is running."
 
@@ -47,13 +49,14 @@ class _Reading(Struct):
     at_s: float
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option("--watch", is_flag=True, help="Go on showing, until Ctrl-C.")
 @click.option("--interval", type=LENGTH, default="1s", show_default=True, help="Between the two readings of a rate.")
 @store_option
 @json_option
-def queues(watch: bool, interval: float, store: str | None, as_json: bool) -> int:
-    """Show what waits in the store, how long, and who works it.
+@click.pass_context
+def queues(ctx: click.Context, watch: bool, interval: float, store: str | None, as_json: bool) -> int:
+    """Show what waits in the store, how long, and who works it; pause queues, and let them go on.
 
     Rates are from two readings, `--interval` apart.
 
@@ -61,9 +64,60 @@ def queues(watch: bool, interval: float, store: str | None, as_json: bool) -> in
     Examples:
       ringpost queues
       ringpost queues --watch
+      ringpost queues pause shop.order --reason "bad data"
     """
+    if ctx.invoked_subcommand is not None:
+        return 0
     interval_s = max(0.1, interval)
     return asyncio.run(_queues(settings_of(store), interval_s, watch=watch, as_json=as_json))
+
+
+@queues.command()
+@click.argument("queue", metavar="QUEUE")
+@click.option("--reason", default="", help="Why: it is shown.")
+@store_option
+def pause(queue: str, reason: str, store: str | None) -> int:
+    """Let nobody take messages from QUEUE until it is resumed. What runs goes on; calls aren't touched.
+
+    \b
+    Example:
+      ringpost queues pause shop.order --reason "bad data"
+    """
+
+    async def work() -> int:
+        async with opened(settings_of(store)) as opened_store:
+            known = {note.name.removeprefix(notes.QUEUE) for note in await opened_store.notes(notes.QUEUE)}
+            known |= {depth.queue for depth in await opened_store.depths()}
+            if queue not in known:
+                there = f"There is {listed(sorted(known))}." if known else _EMPTY
+                raise UsageError(f"No queue is called {queue!r} here. {there}")
+            noted = notes.Pause(getpass.getuser(), wall_ms(), reason)
+            await opened_store.note_put(Note(notes.pause(queue), notes.encode(noted)))
+        click.echo(f"{queue} is paused")
+        return 0
+
+    return asyncio.run(work())
+
+
+@queues.command()
+@click.argument("queue", metavar="QUEUE")
+@store_option
+def resume(queue: str, store: str | None) -> int:
+    """Let messages be taken from QUEUE again.
+
+    \b
+    Example:
+      ringpost queues resume shop.order
+    """
+
+    async def work() -> int:
+        async with opened(settings_of(store)) as opened_store:
+            if not await opened_store.note_drop(notes.pause(queue)):
+                raise UsageError(f"{queue} isn't paused.")
+        click.echo(f"{queue} goes on")
+        return 0
+
+    return asyncio.run(work())
 
 
 async def _queues(settings: Settings, interval_s: float, *, watch: bool, as_json: bool) -> int:
@@ -107,7 +161,7 @@ async def rows(store: Store, first: _Reading, second: _Reading) -> list[Row]:
     }
     length_s = max(0.001, second.at_s - first.at_s)
     now_ms = wall_ms()
-    names = sorted({*second.depths, *consumers})
+    names = sorted({*second.depths, *consumers, *paused})
     return [
         _row(name, first.depths.get(name), second.depths.get(name), length_s, now_ms, consumers, paused)
         for name in names

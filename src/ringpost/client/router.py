@@ -115,6 +115,8 @@ class Router:
             priority_of(word, operation.priority),
         )
         if parent is not None:
+            if word is None and operation.priority is None:
+                call.priority = parent.priority  # what hangs on it must not be shed before it
             call.depth = parent.depth + 1
             call.path = (*parent.path, parent.operation)
             call.trace, call.tracestate = parent.trace, parent.tracestate

@@ -8,10 +8,13 @@ from typing import Any, Literal, TypeVar
 import msgspec
 from msgspec import Struct
 
+from ringpost.core.maintenance import Window
+
 SUBSCRIPTION = "subscription/"
 OPERATION = "operation/"
 INSTANCE = "instance/"
 PAUSE = "pause/"
+MAINTENANCE = "maintenance/"
 QUEUE = "queue/"
 
 
@@ -33,6 +36,11 @@ def instance(id: str) -> str:
 def pause(queue: str) -> str:
     """Name the note that stops claims from a queue for as long as it is there."""
     return PAUSE + queue
+
+
+def maintenance(service: str) -> str:
+    """Name the note that says until when a service is closed."""
+    return MAINTENANCE + service
 
 
 def queue(name: str) -> str:
@@ -99,13 +107,14 @@ class Queue(Struct, frozen=True, omit_defaults=True):
     halt: bool = False  # a dead head keeps its line waiting
 
 
-_Note = TypeVar("_Note", Subscription, Described, Instance, Pause, Queue)
+_Note = TypeVar("_Note", Subscription, Described, Instance, Pause, Queue, Window)
 
 encode = msgspec.json.Encoder().encode
 _subscription = msgspec.json.Decoder(Subscription)
 _described = msgspec.json.Decoder(Described)
 _instance = msgspec.json.Decoder(Instance)
 _pause = msgspec.json.Decoder(Pause)
+_maintenance = msgspec.json.Decoder(Window)
 _queue = msgspec.json.Decoder(Queue)
 
 
@@ -123,6 +132,10 @@ def decode_instance(value: bytes) -> Instance:
 
 def decode_pause(value: bytes) -> Pause:
     return _read(_pause, value, Pause())
+
+
+def decode_maintenance(value: bytes) -> Window:
+    return _read(_maintenance, value, Window())
 
 
 def decode_queue(value: bytes) -> Queue:

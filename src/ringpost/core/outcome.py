@@ -79,6 +79,7 @@ PROBLEMS: Mapping[str, Word] = MappingProxyType(
         "queue_full": Word(429, "The queue is full"),
         "unavailable": Word(503, "Not available now"),
         "overloaded": Word(503, "Too much to do"),
+        "maintenance": Word(503, "Closed for maintenance"),
         "deadline_exceeded": Word(504, "The time was over"),
         "expired": Word(504, "It expired before it was handled"),
         "store_full": Word(507, "The store has no room"),

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
@@ -56,3 +57,8 @@ def json(status: int, value: Any, headers: Headers = ()) -> Response:
 def unix_ms() -> int:
     """Read the wall clock."""
     return time.time_ns() // 1_000_000
+
+
+def utc(at_ms: int) -> str:
+    """Give Unix milliseconds as an RFC 3339 instant in UTC."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -16,9 +16,10 @@ from ringpost.contract.operation import Event, Operation
 from ringpost.contract.vocabulary import SendOptions
 from ringpost.core import ids
 from ringpost.core.call import Accepted, Call, Entrance, Local
+from ringpost.core.maintenance import Window
 from ringpost.core.message import Answer, Message, Priority
 from ringpost.http import asked
-from ringpost.http.answers import CLIENTS_FAULTS, failure, json, not_allowed, refusal, unix_ms
+from ringpost.http.answers import CLIENTS_FAULTS, failure, json, not_allowed, refusal, unix_ms, utc
 from ringpost.http.framing import Refused
 from ringpost.http.tickets import Tickets
 from ringpost.service.reservation import refused
@@ -31,18 +32,21 @@ from ringpost.wire.http import Request, Response
 from ringpost.wire.problem import response_of
 
 _VARY: Final = ("Vary", "Prefer")
+EVENTS: Final = "/events"
 _TICKETS: Final = "/tickets/"
 
 _log = logging.getLogger("ringpost.http")
 
 
 class Health(Protocol):
-    """How a process is: whether new requests shall come here, and if not, why."""
+    """How a process is: whether new requests shall come here, and if not, why; which services are closed."""
 
     @property
     def ready(self) -> bool: ...
     @property
     def reasons(self) -> tuple[str, ...]: ...
+    @property
+    def closed(self) -> Mapping[str, Window]: ...
 
 
 class Hosting(Local, Protocol):
@@ -96,14 +100,21 @@ class Door:
         reading = ("GET", "HEAD")
         self._entrances: dict[str, Entrance] = {}
         self._routes: dict[str, _Route] = {
-            "/events": _Route(self._event, ("POST",)),
+            EVENTS: _Route(self._event, ("POST",)),
             "/healthz": _Route(self._healthz, reading),
             "/readyz": _Route(self._readyz, reading),
         }
 
-    def turn_away(self, request: Request) -> Response | None:
+    def turn_away(self, request: Request, crowded: bool = False) -> Response | None:
         """Refuse a call at once whose operation has neither a slot nor room to wait: no task is made for it and its
-        body isn't read. Who would take a ticket isn't refused, as its request can wait as a message."""
+        body isn't read. Who would take a ticket isn't refused, as its request can wait as a message. `crowded`: it came
+        by a connection of those that are left for who asks how this process is."""
+        if crowded:
+            if request.path in self._routes and request.path != EVENTS:
+                return None
+            response = refusal(Refused(503, "overloaded", "All connections of this process are in use."))
+            response.close = True
+            return response
         entrance = self._entrances.get(request.path) or self._entrance(request.path)
         if entrance is None or entrance.let_in(Priority.NORMAL):
             return None
@@ -269,5 +280,10 @@ class Door:
     async def _readyz(self, request: Request) -> Response:
         health = self._host.health()
         status: Literal["ready", "not ready"] = "ready" if health.ready else "not ready"
-        body = {"status": status, "reasons": list(health.reasons)}
+        body: dict[str, Any] = {"status": status, "reasons": list(health.reasons)}
+        if health.closed:  # it answers all the same, so requests shall go on coming here
+            body["maintenance"] = [
+                {"service": name, "until": utc(window.until_ms), "reason": window.reason}
+                for name, window in health.closed.items()
+            ]
         return json(200 if health.ready else 503, body, (("Cache-Control", "no-store"),))

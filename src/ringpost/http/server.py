@@ -23,9 +23,10 @@ from ringpost.wire.http import Request, Response
 from ringpost.wire.problem import response_of
 
 Handle = Callable[[Request], Awaitable[Response]]
-Refuse = Callable[[Request], Response | None]
+Refuse = Callable[[Request, bool], Response | None]
 
 SWEEP_S: Final = 0.25
+SPARE: Final = 16  # connections beyond the most, for health and the like
 LINGER_S: Final = 2.0  # how long a refused client may go on sending before it is cut off
 FLUSH_S: Final = 1.0  # at the end, for answers that are on their way
 WRITE_BYTES_MAX: Final = 64 * 1024  # unread by the client; beyond it nothing more is handled until it has read
@@ -37,7 +38,7 @@ _KEEP = b"connection: keep-alive\r\n"
 _log = logging.getLogger("ringpost.http")
 
 
-def refuse_nothing(request: Request) -> Response | None:
+def refuse_nothing(request: Request, crowded: bool) -> Response | None:
     return None
 
 
@@ -56,6 +57,7 @@ class Connection(asyncio.Protocol):
         "_transport",
         "_watched",
         "due_s",
+        "spare",
         "streaming",
         "task",
     )
@@ -74,6 +76,7 @@ class Connection(asyncio.Protocol):
         self.due_s = inf
         self.task: asyncio.Task[None] | None = None
         self.streaming = False
+        self.spare = False  # beyond the others: only who asks how this process is gets an answer here
 
     # What the transport calls.
 
@@ -135,7 +138,9 @@ class Connection(asyncio.Protocol):
                 self._refuse(item)
                 return
             self._watched = -1
-            refusal = self._server.refuse(item)
+            refusal = self._server.refuse(item, self.spare)
+            if self.spare:
+                item.keep_alive = False
             if refusal is None:
                 item.since_s = now_s
                 self.due_s = inf
@@ -295,7 +300,8 @@ class Server:
     def __init__(
         self, handle: Handle, settings: Settings, *, tls: ssl.SSLContext | None = None, refuse: Refuse = refuse_nothing
     ) -> None:
-        """`refuse` may answer a request at once, before anything is made for it."""
+        """`refuse` may answer a request at once, before anything is made for it; it is told whether the request came
+        by a spare connection."""
         self.handle = handle
         self.refuse = refuse
         self.settings = settings
@@ -361,9 +367,15 @@ class Server:
             self._emptied.set_result(None)
 
     def _make_room(self, newcomer: Connection) -> None:
-        """Let go of whoever has been silent longest, the newcomer if all are at work."""
-        silent = min(self.connections, key=lambda connection: connection.due_s)
-        (newcomer if silent.due_s == inf else silent).abort()
+        """Let go of whoever has been silent longest. If all are at work the newcomer may ask how this process is, by
+        one of a few spare connections; or else it is let go of."""
+        silent = min(self.connections, key=lambda connection: inf if connection.spare else connection.due_s)
+        if silent.due_s != inf and not silent.spare:
+            silent.abort()
+        elif sum(connection.spare for connection in self.connections) < SPARE:
+            newcomer.spare = True
+        else:
+            newcomer.abort()
 
     def _sweep(self) -> None:
         now_s = self.loop.time()

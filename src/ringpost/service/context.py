@@ -347,6 +347,7 @@ class Context(Caller):
         parent = Call(self._handler.name, b"", self._until_s(), trace=origin.trace, tracestate=origin.tracestate)
         if request is not None:
             parent.depth, parent.path, parent.attempt = request.depth, request.path, request.attempt
+            parent.priority = request.priority
         return parent
 
     def _made_origin(self) -> Origin:

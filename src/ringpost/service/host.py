@@ -19,6 +19,7 @@ from ringpost.contract.errors import StoreError, UsageError
 from ringpost.contract.operation import Event, Operation
 from ringpost.contract.vocabulary import Provider
 from ringpost.core.call import Accepted, Call, Entrance
+from ringpost.core.maintenance import Window
 from ringpost.core.message import Answer
 from ringpost.service import verdict
 from ringpost.service.acceptance import Acceptance
@@ -27,6 +28,7 @@ from ringpost.service.assembly import Assembly, assembled
 from ringpost.service.context import Means
 from ringpost.service.handler import Handler
 from ringpost.service.inject import Resources
+from ringpost.service.maintenance import Maintenance
 from ringpost.service.pipeline import Pipeline
 from ringpost.service.provide import name_of
 from ringpost.service.register import Door, Register
@@ -50,6 +52,7 @@ class Health(Struct, frozen=True):
     reasons: tuple[str, ...]
     calls: int
     working: Working | None
+    closed: Mapping[str, Window] = {}  # services that are closed for maintenance
 
 
 class Host:
@@ -135,7 +138,9 @@ class Host:
         if started is not None and started.threads_lost():
             reasons.append("half of the threads of a handler are lost")
         calls = 0 if started is None else started.pipeline.running
-        return Health(not reasons, tuple(reasons), calls, working)
+        maintenance = None if started is None else started.maintenance
+        closed = {} if maintenance is None else maintenance.windows
+        return Health(not reasons, tuple(reasons), calls, working, closed)
 
     # --- Local
 
@@ -288,6 +293,8 @@ class _Started:
         self.pipeline = pipeline
         self._settings = settings
         self.worker: Worker | None = None
+        self.maintenance: Maintenance | None = None
+        self._looking: asyncio.Task[None] | None = None
         self.register: Register | None = None
         self.acceptance = Acceptance(store, pipeline, settings)
 
@@ -322,6 +329,12 @@ class _Started:
         )
         self.pipeline.reservations.holder = lambda: worker.holder
         self.acceptance.worker = worker
+        self.maintenance = maintenance = Maintenance(store, handlers.values(), self.pipeline.slots, clock_ms)
+        if work:
+            maintenance.slow, maintenance.go_on = worker.slow_down, worker.go_on
+        self.pipeline.closed = maintenance.refusal
+        await maintenance.look()
+        self._looking = asyncio.get_running_loop().create_task(maintenance.run(), name="ringpost-maintenance")
         await worker.start(thread=thread)
 
     def threads_lost(self) -> bool:
@@ -337,6 +350,9 @@ class _Started:
 
     async def stop(self, grace_s: float) -> None:
         self.acceptance.worker = None
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait((self._looking,))
         try:
             await asyncio.gather(self._stop_worker(grace_s), self.pipeline.close(grace_s, _LAST_S))
             if self.register is not None:

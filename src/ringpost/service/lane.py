@@ -1,6 +1,7 @@
 """One queue as this process works it: how much room there is, and whether it is worth while to claim from it."""
 
 from ringpost.core.intake import Intake, counts
+from ringpost.core.maintenance import Drain
 from ringpost.core.message import Settlement, State
 from ringpost.service.handler import Handler
 from ringpost.service.slots import Slots
@@ -25,6 +26,7 @@ class Lane:
         "_woken",
         "_woken_s",
         "claimed_s",
+        "drain",
         "handler",
         "hungry",
         "intake",
@@ -38,6 +40,7 @@ class Lane:
         self.queue = handler.queue
         self.slots = slots
         self.intake = Intake()
+        self.drain: Drain | None = None  # after maintenance: no faster than this until nothing waits any more
         self.hungry = True
         self.looked_s = 0.0
         self.claimed_s = 0.0  # when a claim gave something
@@ -54,7 +57,8 @@ class Lane:
 
     def room(self, now_s: float) -> int:
         """Say how many may be claimed now."""
-        return self.intake.allowance(self.slots.free, self.slots.messages + self.slots.asked, now_s)
+        room = self.intake.allowance(self.slots.free, self.slots.messages + self.slots.asked, now_s)
+        return room if self.drain is None else min(room, self.drain.allowance(now_s))
 
     def worth_a_look(self, now_s: float) -> bool:
         """Say whether a turn that is taken anyway should look here too: a busy process is sent no wake-ups."""
@@ -70,6 +74,10 @@ class Lane:
         """Take note of a claim's result, and say for how many messages there is no slot. If the claim left nothing it
         is quiet here until a wake-up."""
         excess = self.slots.claimed(asked, got)
+        if self.drain is not None:
+            self.drain.took(got)
+            if got < asked:
+                self.drain = None
         self._warm = got > 0
         if got:
             self.claimed_s = now_s

@@ -32,6 +32,8 @@ Authenticate = Callable[[Mapping[str, str]], Awaitable[Identity | None]]
 Middleware = Callable[[Context, Callable[[], Awaitable[object]]], Awaitable[object]]
 
 DEPTH_MAX = 8
+DEPTH_NOTED = 3
+CHAINS_MAX = 1_000
 SWEEP_S = 0.010
 _BUSY_S = 1.0
 _LOOK_S = 0.1
@@ -105,7 +107,9 @@ class Pipeline:
         self._calls = 0
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._chains: set[tuple[str, ...]] = set()  # that were noted
         self.reservations = Reservations(means, self.spawn)
+        self.closed: Callable[[Handler], Answer | None] = lambda handler: None  # what a closed service answers
 
     # --- set-up
 
@@ -162,6 +166,8 @@ class Pipeline:
         if call.depth and (call.depth > DEPTH_MAX or name in call.path):
             path = " → ".join((*call.path, name))
             return verdict.refusal("loop_detected", f"Calls went {path}: at most {DEPTH_MAX} deep, none twice.", name)
+        if call.depth >= DEPTH_NOTED:
+            self._note_chain(call)
         slots, since_s = bound.slots, call.since_s or now_s
         if not slots.take():
             refused = await self._queued(bound, call)
@@ -197,9 +203,20 @@ class Pipeline:
             return _too_late(bound.handler.name)
         return self.turned_away(bound.handler)
 
+    def _note_chain(self, call: Call) -> None:
+        """Say of each long chain once that it is there."""
+        path = (*call.path, call.operation)
+        if path not in self._chains and len(self._chains) < CHAINS_MAX:
+            self._chains.add(path)
+            _LOG.warning(
+                "a chain of calls is %d deep: %s; send where no answer is needed", call.depth, " → ".join(path)
+            )
+
     def turned_away(self, handler: Handler) -> Answer:
         """Say that there is too much to do, and when to come again."""
         slots, name = self._bound[handler.queue].slots, handler.name
+        if slots.closed and (closed := self.closed(handler)) is not None:
+            return closed
         detail = f"{name} has too much to do in this process: {slots.calls} calls run, {slots.waiting} wait."
         return verdict.refusal("overloaded", detail, name, retry_after_s=slots.retry_after_s())
 

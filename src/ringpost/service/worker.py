@@ -20,6 +20,7 @@ from msgspec import Struct
 from ringpost.contract.errors import LeaseLost
 from ringpost.core import ids
 from ringpost.core.lease import suspect
+from ringpost.core.maintenance import Drain
 from ringpost.core.message import Delivery, Settled, Settlement, State
 from ringpost.service.handler import Handler
 from ringpost.service.lag import Lag
@@ -117,7 +118,7 @@ class Worker:
         self._runners = Runners(pipeline, self._kick)
         self._leases = Leases(store, pipeline, self._runners, lease_s, clock_s)
         self._listener = Listener(store, self._heard)
-        self._lag = Lag(lambda: self._runners.held > 0, self._kick)
+        self._lag = Lag(lambda: self._runners.held > 0 or self._serving(), self._kick)
         self._upkeep = Upkeep(store, lease_s, self.look)
         self._scheduler = Scheduler(store, handlers if claiming else (), clock_ms)
         self._watchdog = Watchdog(store, self._claimable, self._start_afresh, give_up or _only_log, clock_s=clock_s)
@@ -184,6 +185,17 @@ class Worker:
             lane.hungry = True
         self._kick()
 
+    def slow_down(self, queue: str, drain: Drain) -> None:
+        """Claim from a queue no faster than that, until nothing waits there any more."""
+        self._lanes[queue].drain = drain
+
+    def go_on(self) -> bool:
+        """Claim again where something may be claimed by now; says whether a queue is drained slowly."""
+        slow = any(lane.drain is not None for lane in self._lanes.values())
+        if slow:
+            self._kick()
+        return slow
+
     def working(self) -> Working:
         """Say how it is doing."""
         held_back = tuple(lane.queue for lane in self._lanes.values() if lane.intake.open)
@@ -246,6 +258,10 @@ class Worker:
                 return False
             self._trickled_s = now_s
         return True
+
+    def _serving(self) -> bool:
+        """Say whether calls run here, to which claims must yield."""
+        return any(lane.slots.calls for lane in self._lanes.values())
 
     def _reserve(self, now_s: float, settling: bool) -> dict[str, int]:
         """Say what is to be claimed: at most as many as slots are free, and not if too much is unsettled."""
@@ -436,8 +452,11 @@ class Worker:
             self._listener.listen(wanted, self._leases.long_running(), _POLL_S * random.uniform(0.75, 1.0))
 
     def _look_around(self) -> None:
-        """Once a second: go on where a timer came too early, and see to messages that run long, as somebody may want
-        them ended: listen for them, and look, as who asked before that isn't heard."""
+        """Once a second: see whether calls make the loop late, as claims yield to them; go on where a timer came too
+        early; and see to messages that run long, as somebody may want them ended: listen for them, and look, as who
+        asked before that isn't heard."""
+        if self._real_time and self._serving():
+            self._lag.watch()
         self._kick()
         ids = self._leases.long_running()
         if self._stopping or not ids:

@@ -39,6 +39,7 @@ from ringpost.service.heartbeat import Heartbeat
 from ringpost.service.host import Host
 from ringpost.service.leases import Leases
 from ringpost.service.listener import Listener
+from ringpost.service.maintenance import Maintenance
 from ringpost.service.pipeline import SWEEP_S, Pipeline
 from ringpost.service.register import Register
 from ringpost.service.service import Service
@@ -61,7 +62,8 @@ SETTLE_S_MAX = 24 * 3600.0
 # store, and when a handler has run for too long, are landmarks instead.
 _PASSING: frozenset[object] = frozenset({Pipeline._sweep, Heartbeat._run_on, upkeep._ring})
 _PASSING_TASKS: frozenset[CodeType] = frozenset(
-    function.__code__ for function in (Leases.run, Watchdog.run, upkeep.Upkeep.run, Listener._wait, Register._keep_seen)
+    function.__code__
+    for function in (Leases.run, Watchdog.run, upkeep.Upkeep.run, Listener._wait, Register._keep_seen, Maintenance.run)
 )
 
 

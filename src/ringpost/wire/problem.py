@@ -255,6 +255,7 @@ _BY_CODE: Mapping[str, Callable[[Answered], RingpostError]] = {
     "overloaded": _overloaded,
     "queue_full": _overloaded,
     "unavailable": _unavailable,
+    "maintenance": _unavailable,
     "deadline_exceeded": _too_late,
     "expired": _ended("expired"),
     "store_full": _no_room,

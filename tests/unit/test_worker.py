@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from ringpost.contract.errors import StoreError
-from ringpost.core.message import Delivery, Message, Reservation, Settlement, State
+from ringpost.core.limit import Fixed
+from ringpost.core.message import Delivery, Message, Priority, Reservation, Settlement, State
 from ringpost.service.slots import Slots
 from ringpost.service.worker import Worker
 from ringpost.store.memory import MemoryStore
@@ -514,3 +515,31 @@ async def test_what_calls_have_taken_the_slots_of_meanwhile_is_given_back_at_no_
         await pipeline.until(lambda: len(pipeline.handled) == 1)
     assert released.is_set()
     assert [delivery.attempt for delivery in pipeline.handled] == [1]
+
+
+class Greedy(Slots, eq=False):
+    """Slots that don't say that calls wait for them."""
+
+    @property
+    def free(self) -> int:
+        return self.total - self.used - self.asked
+
+
+@pytest.mark.parametrize(("kind", "claimed"), [(Slots, False), (Greedy, True)], ids=["claims yield", "twin"])
+async def test_nothing_is_claimed_while_calls_wait(kind: type[Slots], claimed: bool) -> None:
+    store, pipeline = Spied(), StandIn()
+    slots = pipeline._slots["mail.welcome"] = kind(2, limiter=Fixed(1))
+    assert slots.take()
+    now_s = asyncio.get_running_loop().time()
+    call = asyncio.create_task(slots.enter(Priority.NORMAL, now_s + 30))
+    await asyncio.sleep(0)
+    await store.put([message()])
+    async with working(store, pipeline, handler(concurrency=2)) as worker:
+        worker.look()
+        for _ in range(50):  # far more turns of the loop than a claim and a handling take
+            await asyncio.sleep(0)
+        assert bool(pipeline.handled) is claimed
+        slots.give()  # the call that waits has it now, and nobody waits any more
+        assert await call == "runs"
+        await pipeline.until(lambda: len(pipeline.handled) == 1)
+        slots.give()

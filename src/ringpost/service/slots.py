@@ -65,7 +65,9 @@ class Slots(Admission, eq=False):
 
     def give(self) -> None:
         """Give back the slot of a call."""
-        self.leave()
+        assert self.calls > 0, "a slot was given back twice"
+        self.used -= 1  # as `leave`: every call passes here
+        self.calls -= 1
         if self.waiting or self.used == self.total - 1:
             self._go_on()
 

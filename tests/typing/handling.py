@@ -16,7 +16,7 @@ async def database() -> Database:
     return Database()
 
 
-accounts = Service(Accounts, name="accounts", provides=[database])
+accounts = Service(Accounts, name="accounts", provides=[database], limiter="fixed", call_queue=10)
 
 
 @accounts.implements(Accounts.register, concurrency=20, retry=Retry(attempts=3), max_run=timedelta(minutes=1))
@@ -40,7 +40,7 @@ async def find(wanted: Filter) -> User | None:
     return None
 
 
-@accounts.implements(Accounts.area)
+@accounts.implements(Accounts.area, limiter="gradient", call_queue=0)
 async def area(shape: Circle | Square) -> float:
     return 1.0
 
@@ -119,6 +119,7 @@ accounts.implements(Accounts.register)(problem_or_str)  # wrong
 accounts.implements(Accounts.registered)  # wrong
 accounts.implements(Accounts.register, timeout=2)  # wrong
 accounts.implements(Accounts.register, concurrency="many")  # wrong
+accounts.implements(Accounts.register, limiter="vegas")  # wrong
 accounts.on(Accounts.register)  # wrong
 accounts.on(Accounts.registered)(register)  # wrong
 accounts.schedule()  # wrong
@@ -127,3 +128,4 @@ accounts.schedule(every=60)(welcome)  # wrong
 accounts.on_failure(welcome)  # wrong
 Service(Accounts.register)  # wrong
 Service(Accounts())  # wrong
+Service(Accounts, limiter=3)  # wrong

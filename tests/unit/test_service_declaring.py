@@ -107,6 +107,14 @@ REFUSED: list[tuple[str, Callable[[], object], str]] = [
     ("a class", lambda: Service(Shop).implements(Shop), "takes an operation"),  # type: ignore[arg-type]
     ("another contract's", lambda: Service(Shop).implements(Other.ask), "belongs to none of the contracts"),
     ("limit", lambda: Service(Shop).implements(Shop.buy, limit=3), "isn't in this version"),
+    (
+        "limiter",
+        lambda: Service(Shop).implements(Shop.buy, limiter="vegas"),
+        "limiter is aimd, gradient and fixed, not 'vegas'",
+    ),
+    ("its limiter", lambda: Service(Shop, limiter="none"), "not 'none'"),
+    ("call_queue -1", lambda: Service(Shop).implements(Shop.buy, call_queue=-1), "call_queue is a whole number"),
+    ("its call_queue", lambda: Service(Shop, call_queue=True), "call_queue is a whole number"),
     ("concurrency 0", lambda: Service(Shop).implements(Shop.buy, concurrency=0), "concurrency is a whole number"),
     ("a wrong retry", lambda: Service(Shop).implements(Shop.buy, retry=3), "retry takes"),  # type: ignore[arg-type]
     ("max_run 0", lambda: Service(Shop).implements(Shop.buy, max_run=0), "more than 0"),

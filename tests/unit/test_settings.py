@@ -67,6 +67,9 @@ def test_the_door_can_be_closed_and_a_named_one_is_known_as_named(tmp_path: Path
     [
         ("worker = 2", "Did you mean workers?"),
         ("colour = 2", "There are addresses"),
+        ("limiter = 'vegas'", "limiter is"),
+        ("call_queue = -1", "call_queue must be at least 0"),
+        ("limit_least = 0", "limit_least must be at least 1"),
         ("workers = 'two'", "a whole number such as 1"),
         ("workers = true", "a whole number such as 1"),
         ("workers = 0", "at least 1"),

@@ -12,7 +12,6 @@ import msgspec
 import pytest
 
 from ringpost import Client, Context, Contract, Operation, OperationFailed, Overloaded, Service, Unavailable
-from ringpost.client.target import target_of
 from ringpost.core import notes
 from ringpost.core.maintenance import Window
 from ringpost.http.door import Door
@@ -55,10 +54,10 @@ class Held:
 
 @contextlib.asynccontextmanager
 async def serving(services: Sequence[Service], **more: Any) -> AsyncIterator[tuple[Site, int]]:
-    settings = Settings(http="127.0.0.1:0", http_given=True, **more)
-    bound = bind(settings)
+    bound = bind(Settings(http="127.0.0.1:0", http_given=True))
     assert bound is not None
-    site = Site(services, settings)
+    addresses = {contract: bound.url for contract in more.pop("round_trip", ())}
+    site = Site(services, Settings(addresses=addresses, **more))
     try:
         await site.open(bound, work=True)
         try:
@@ -313,11 +312,10 @@ async def test_a_circle_of_calls_is_refused_with_its_path_and_priority_travels(
         assert ctx._request is not None
         return ctx._request.priority.name
 
-    async with serving([service]) as (site, port):
+    async with serving([service], round_trip=["ring_overload"]) as (site, port):
         url = f"http://127.0.0.1:{port}"
         if over_http:  # each call leaves the process and comes back by the door
             site.host.router._local = None
-            site.host.router._addresses["ring_overload"] = target_of(url)
         client = Client(addresses={"ring_overload": url}) if over_http else site.client()
         async with client:
             said = await client.call(Ring.there, "x")

@@ -755,3 +755,12 @@ async def test_how_messages_ended_says_nothing_of_the_door_that_tells_it() -> No
         with pytest.raises(Unavailable):
             await ticket.result(timeout=5)
         assert len(door.seen) == 33, "to ask is harmless"
+
+
+async def test_what_is_known_of_targets_can_be_looked_at() -> None:
+    async with a_door(answered(refuse("handler_error", 500))) as door, a_client(door) as client:
+        assert client.statistics() == ()
+        await fail(client, 20)
+        (one,) = client.statistics()
+        assert (one.operation, one.target, one.state, one.forced) == ("far.write", door.url, "open", "")
+        assert "handler_error" in one.error

@@ -1,17 +1,20 @@
 """The client: the verbs for programs outside of handlers."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, Self, TypeVar, cast
 
 from msgspec import Struct
 from typing_extensions import Unpack
 
+from ringpost.client.guards import PROCESS
 from ringpost.client.options import check_call_options, checked_headers
 from ringpost.client.outcome import reply_of
 from ringpost.client.posting import Origin, event_of, message_of, messages_of
 from ringpost.client.remote import RemoteSender, RemoteTickets
 from ringpost.client.router import Router
+from ringpost.client.statistics import TargetStatistics, statistics_of
 from ringpost.client.store_sender import StoreSender
 from ringpost.client.store_tickets import StoreTickets
 from ringpost.client.ticket import Cancelling, Receipt, Ticket, TicketSource
@@ -95,6 +98,11 @@ class Client(Caller):
             await asyncio.wait((opening,))
             if not opening.cancelled() and opening.exception() is None:
                 await opening.result().close()
+
+    def statistics(self) -> tuple[TargetStatistics, ...]:
+        """Give what this process knows of every operation at every target that it has called over HTTP: its breaker,
+        its latency, its budget. All clients of a process share it."""
+        return statistics_of(PROCESS, time.monotonic())
 
     async def call(
         self, operation: Operation[Request, Reply], request: Fits[Request], /, **options: Unpack[CallOptions]

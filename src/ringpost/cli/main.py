@@ -24,6 +24,7 @@ COMMANDS = {
     "dead": ("ringpost.cli.dead:dead", "List, show, replay and drop dead letters."),
     "subscriptions": ("ringpost.cli.subscriptions:subscriptions", "List and remove subscriptions to events."),
     "explain": ("ringpost.cli.explain:explain", "Say where a call and a message go, what holds, and who said so."),
+    "breakers": ("ringpost.cli.breakers:breakers", "Show which calls are broken off; hold a breaker open or closed."),
     "doctor": ("ringpost.cli.doctor:doctor", "Check configuration, store and services, and say what to do."),
     "init": ("ringpost.cli.start:init", "Make a small project that runs."),
 }

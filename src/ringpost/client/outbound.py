@@ -10,6 +10,7 @@ import random
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from ringpost.client.breaker_notes import BreakerNotes
 from ringpost.client.bulkhead import Bulkhead
 from ringpost.client.guard import Attempt, Guard, Missed
 from ringpost.client.guards import KEPT_MAX, PROCESS, Guards
@@ -43,6 +44,7 @@ class Outbound:
         self._time = self._loop.time
         self._addresses = {contract: target_of(url) for contract, url in settings.addresses.items()}
         self._instances = None if store is None else Instances(store, boot_id())
+        self._notes = None if store is None else BreakerNotes(store, guards)
         self._transport: Transport | None = None
         self._kept: OrderedDict[tuple[str, str, str], Guard] = OrderedDict()
 
@@ -78,6 +80,8 @@ class Outbound:
 
     async def close(self) -> None:
         """Close every connection; what is outstanding raises Unavailable."""
+        if self._notes is not None:
+            await self._notes.close()
         if self._transport is not None:
             await self._transport.close()
 
@@ -151,6 +155,8 @@ class Outbound:
         """Make one attempt at one target."""
         began_s = self._time()
         breaker, bulkhead = guard.breaker, guard.bulkhead
+        if self._notes is not None and began_s >= self._notes.due_s:
+            self._notes.look()
         this = Attempt(began_s, out.deadline_s, breaker.epoch, False, out.timed)
         if not breaker.passing:
             until_s = guard.probe(began_s, out.deadline_s)

@@ -15,6 +15,8 @@ OPERATION = "operation/"
 INSTANCE = "instance/"
 PAUSE = "pause/"
 MAINTENANCE = "maintenance/"
+OVERRIDE = "override/"
+BREAKERS = "breakers/"
 QUEUE = "queue/"
 
 
@@ -41,6 +43,16 @@ def pause(queue: str) -> str:
 def maintenance(service: str) -> str:
     """Name the note that says until when a service is closed."""
     return MAINTENANCE + service
+
+
+def override(name: str) -> str:
+    """Name the note by which an operator holds breakers: of a contract or operation, with `@` of one target only."""
+    return OVERRIDE + name
+
+
+def breakers(process: str) -> str:
+    """Name the note in which a process shows its breakers that aren't closed; leased."""
+    return BREAKERS + process
 
 
 def queue(name: str) -> str:
@@ -99,6 +111,34 @@ class Pause(Struct, frozen=True, omit_defaults=True):
     reason: str = ""
 
 
+class Override(Struct, frozen=True, omit_defaults=True):
+    """How breakers are held, by whom and why."""
+
+    forced: Literal["", "open", "closed"] = ""
+    who: str = ""
+    at_ms: int = 0
+    reason: str = ""
+
+
+class ShownBreaker(Struct, frozen=True, omit_defaults=True):
+    """A breaker that isn't closed, or is held."""
+
+    operation: str = ""
+    target: str = ""
+    state: str = ""
+    forced: str = ""
+    since_ms: int = 0
+    error: str = ""
+
+
+class Breakers(Struct, frozen=True, omit_defaults=True):
+    """Those of a process."""
+
+    host: str = ""
+    pid: int = 0
+    breakers: tuple[ShownBreaker, ...] = ()
+
+
 class Queue(Struct, frozen=True, omit_defaults=True):
     """To whom a queue belongs and what becomes of its dead."""
 
@@ -107,7 +147,7 @@ class Queue(Struct, frozen=True, omit_defaults=True):
     halt: bool = False  # a dead head keeps its line waiting
 
 
-_Note = TypeVar("_Note", Subscription, Described, Instance, Pause, Queue, Window)
+_Note = TypeVar("_Note", Subscription, Described, Instance, Pause, Queue, Window, Override, Breakers)
 
 encode = msgspec.json.Encoder().encode
 _subscription = msgspec.json.Decoder(Subscription)
@@ -116,6 +156,8 @@ _instance = msgspec.json.Decoder(Instance)
 _pause = msgspec.json.Decoder(Pause)
 _maintenance = msgspec.json.Decoder(Window)
 _queue = msgspec.json.Decoder(Queue)
+_override = msgspec.json.Decoder(Override)
+_breakers = msgspec.json.Decoder(Breakers)
 
 
 def decode_subscription(value: bytes) -> Subscription:
@@ -140,6 +182,14 @@ def decode_maintenance(value: bytes) -> Window:
 
 def decode_queue(value: bytes) -> Queue:
     return _read(_queue, value, Queue())
+
+
+def decode_override(value: bytes) -> Override:
+    return _read(_override, value, Override())
+
+
+def decode_breakers(value: bytes) -> Breakers:
+    return _read(_breakers, value, Breakers())
 
 
 def _read(decoder: msgspec.json.Decoder[_Note], value: bytes, blank: _Note) -> _Note:

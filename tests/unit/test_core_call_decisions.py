@@ -41,6 +41,7 @@ from ringpost.core.outcome import PROBLEMS
         (503, "", attempt.DOWN),
         (503, "unavailable", attempt.DOWN),
         (503, "overloaded", attempt.SHED),
+        (503, "maintenance", attempt.CLOSED),
         (504, "deadline_exceeded", attempt.LATE),
         (504, "", attempt.LATE),
         (507, "store_full", attempt.BAD),

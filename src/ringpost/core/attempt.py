@@ -38,6 +38,7 @@ LATE = End("bad", late=True)
 DOWN = End("bad", again=True)
 SHED = End("", again=True, shed=True)
 NEUTRAL = End("")
+CLOSED = End("", again=True)
 WAITING = End("good", again=True)
 
 # What isn't here: below 500 good, else bad.
@@ -51,6 +52,7 @@ _BY_CODE: Mapping[str, End] = MappingProxyType(
         "wrong_store": NEUTRAL,
         "queue_full": SHED,
         "overloaded": SHED,
+        "maintenance": CLOSED,  # on purpose, and it says until when
         "unavailable": DOWN,
         "deadline_exceeded": LATE,
         "loop_detected": NEUTRAL,  # the caller's own circle

@@ -8,18 +8,19 @@ from typing import Any, Self, TypeVar, cast
 from msgspec import Struct
 from typing_extensions import Unpack
 
+from ringpost.client.asking import Asking, nothing_kept
+from ringpost.client.forwarding import OwnForwarding
 from ringpost.client.guards import PROCESS
 from ringpost.client.options import check_call_options, checked_headers
 from ringpost.client.outcome import reply_of
-from ringpost.client.posting import Origin, event_of, message_of, messages_of
-from ringpost.client.remote import RemoteSender, RemoteTickets
+from ringpost.client.posting import Origin, event_of, fallback_of, message_of, messages_of, new_id
+from ringpost.client.remote import RemoteSender
 from ringpost.client.router import Router
 from ringpost.client.statistics import TargetStatistics, statistics_of
 from ringpost.client.store_sender import StoreSender
-from ringpost.client.store_tickets import StoreTickets
 from ringpost.client.ticket import Cancelling, Receipt, Ticket, TicketSource
 from ringpost.client.verbs import Caller
-from ringpost.contract.errors import Unavailable, UsageError
+from ringpost.contract.errors import TransportError, UsageError
 from ringpost.contract.operation import Event, Operation
 from ringpost.contract.outcome import Outcome
 from ringpost.contract.vocabulary import (
@@ -34,9 +35,10 @@ from ringpost.contract.vocabulary import (
     seconds,
 )
 from ringpost.core import ids
-from ringpost.core.call import Local
+from ringpost.core.call import Call, Local, Sent
 from ringpost.core.handling import handling
-from ringpost.core.message import Answer
+from ringpost.core.handover import forwarded_contract
+from ringpost.core.message import Answer, Message
 from ringpost.core.receipt import Status
 from ringpost.settings import Given, Settings, load
 from ringpost.store import store_for
@@ -123,8 +125,14 @@ class Client(Caller):
     ) -> "Reply | Ticket[Reply]":
         """Ask, and wait at most `wait` seconds for the reply; then it goes on, and its ticket comes back.
 
-        The request is written to a store before it is handled. Where nobody answers, it becomes a message; without a
-        store here Unavailable is raised. `wait`: by default the operation's timeout, else 5 seconds; at most 60.
+        The request is written to a store before it is handled, under an id made here. Where nobody answers, or nobody
+        can say whether somebody took it, it becomes a durable message in the store here, under the same id: however
+        it got there, it takes effect once. Its ticket comes back at once then.
+
+        `wait`: by default the operation's timeout, else 5 seconds; at most 60. Raises UsageError and InvalidRequest
+        before any I/O; the operation's Problems and whatever else was answered, as `call` does; Unavailable without a
+        store here; StoreError, Overloaded where the message can't be put. Repeating it asks twice unless it has an
+        idempotency key.
         """
         ways = self._ready() or await self._open()
         if self._headers is not None:
@@ -249,20 +257,23 @@ class _Ways:
         self.router = Router(settings, local, store)
         self._settings = settings
         self._store = store
-        self._local = local
-        self._headers = headers
         self._owns = owns
         self._sender = None if store is None else StoreSender(store)
         self._remote = RemoteSender(self.router)
-        self._tickets = None if store is None else StoreTickets(store)
+        self._asking = Asking(self.router, store, local, headers)
+        self._forwarding = OwnForwarding(store, settings) if store is not None and owns and settings.addresses else None
+        if self._forwarding is not None:
+            self._forwarding.open()
 
     async def close(self) -> None:
+        if self._forwarding is not None:
+            await self._forwarding.close()
         await self.router.close()
         if self._store is not None and self._owns:
             await self._store.close()
 
     def tickets(self, operation: Operation[Any, Any]) -> TicketSource:
-        return self._tickets or RemoteTickets(self.router, operation, self._headers)
+        return self._asking.source(operation)
 
     async def send(
         self, operation: Operation[Any, Reply], request: object, options: SendOptions, reply_to: object
@@ -272,6 +283,7 @@ class _Ways:
             receipt = await self._remote.send(operation, request, options, reply_to)
         else:
             receipt = await self._sender.put(message)
+            self._sent(message)
         return self._ticket(operation, receipt)
 
     async def send_all(
@@ -283,6 +295,8 @@ class _Ways:
             receipts = await self._remote.send_all(operation, asked, options)
         else:
             receipts = await self._sender.put_all(messages)
+            if messages:
+                self._sent(messages[0])
         return [self._ticket(operation, receipt) for receipt in receipts]
 
     async def publish(self, event: Event[Any], data: object, options: SendOptions) -> Receipt:
@@ -295,36 +309,43 @@ class _Ways:
         self, operation: Operation[Any, Reply], request: object, asked: CallOptions, kept: Options
     ) -> "Reply | Ticket[Reply]":
         call = self.router.prepared(operation, request, asked)
+        id = new_id()
+        call.sent = Sent(id)
         try:
-            if self._local is not None and self._local.serves(call.operation):
-                accepted = await self._local.accept(call)
-                if isinstance(accepted, Answer):
-                    return reply_of(operation, accepted)
-                receipt = Receipt(
-                    ids.text(accepted.id),
-                    duplicate=accepted.duplicate,
-                    receivers=accepted.receivers,
-                    level=cast(Any, accepted.level),
-                    store=accepted.store_id,
-                )
-            else:
-                done = await self._remote.accept(operation, call)
-                if isinstance(done, Answer):
-                    return reply_of(operation, done)
-                receipt = done
-        except Unavailable as error:
-            # Nobody saw it: as a message it waits for whoever comes. Where somebody may have, it would be a second one.
-            if error.processed != "no" or self._store is None:
-                raise
-            return await self.send(operation, request, cast(SendOptions, kept), None)
+            landed = await self._asking.ask(operation, call)
+        except TransportError as error:
+            if self._store is None:
+                raise nothing_kept(error, operation, id) from error
+            return await self._fallen_back(operation, request, call, kept, id)
+        if isinstance(landed, Answer):
+            return reply_of(operation, landed, ids.text(id))
+        return self._ticket(operation, landed.receipt, landed.source)
+
+    async def _fallen_back(
+        self, operation: Operation[Any, Reply], request: object, call: Call, kept: Options, id: bytes
+    ) -> "Reply | Ticket[Reply]":
+        """Keep as a message what nobody answered. Where it is there already, by this id or its key, wait for that."""
+        assert self._sender is not None
+        options = cast(SendOptions, kept)
+        message = fallback_of(operation, request, options, id, settings=self._settings, origin=ORIGIN)
+        receipt = await self._sender.put(message, attach=True)
+        self._sent(message)
         ticket = self._ticket(operation, receipt)
+        if not receipt.duplicate:
+            return ticket
         answer = await self.tickets(operation).answer(receipt.id, call.deadline_s)
         return ticket if answer is None else reply_of(operation, answer, receipt.id)
 
-    def _ticket(self, operation: Operation[Any, Reply], receipt: Receipt) -> Ticket[Reply]:
+    def _sent(self, message: Message) -> None:
+        if self._forwarding is not None and forwarded_contract(message.queue):
+            self._forwarding.sent()
+
+    def _ticket(
+        self, operation: Operation[Any, Reply], receipt: Receipt, source: TicketSource | None = None
+    ) -> Ticket[Reply]:
         return Ticket(
             operation,
-            self.tickets(operation),
+            source or self.tickets(operation),
             receipt.id,
             duplicate=receipt.duplicate,
             receivers=receipt.receivers,

@@ -32,6 +32,7 @@ OWN_HEADERS = frozenset(
         "host",
         "idempotency-key",
         "keep-alive",
+        "operation-id",
         "prefer",
         "request-timeout",
         "te",

@@ -27,6 +27,7 @@ from ringpost.contract.errors import InvalidRequest, UsageError
 from ringpost.contract.operation import Event, Operation
 from ringpost.contract.vocabulary import SendOptions
 from ringpost.core import ids
+from ringpost.core.handover import forward_queue
 from ringpost.core.idempotency import dedup_id, digest
 from ringpost.core.keep import keep_s
 from ringpost.core.line import line_id
@@ -77,10 +78,28 @@ def message_of(
     reply_to: object = None,
     id: bytes | None = None,
 ) -> Message:
-    """Make the message that asks for an operation. Raises UsageError, InvalidRequest for what doesn't fit the type."""
+    """Make the message that asks for an operation, for its queue, or for the forward queue of its contract where that
+    has an address. Raises UsageError, InvalidRequest for what doesn't fit the type."""
     check_operation(operation, "send")
     terms = _terms(options, "send", operation.priority, operation.ttl_s)
     return _Form(operation, settings, origin, terms, reply_to_name(reply_to)).message(request, id or new_id())
+
+
+def fallback_of(
+    operation: Operation[Any, Any],
+    request: object,
+    options: SendOptions,
+    id: bytes,
+    *,
+    settings: Settings,
+    origin: Origin = NOWHERE,
+) -> Message:
+    """Make the message that a request becomes which nobody answered. It may be there already, under the same id, so it
+    is kept for as long as what came over HTTP."""
+    terms = _terms(options, "call_or_send", operation.priority, operation.ttl_s)
+    message = _Form(operation, settings, origin, terms, "", awaited=True).message(request, id)
+    message.keep_s = keep_s(repeatable=True)
+    return message
 
 
 def messages_of(
@@ -206,7 +225,14 @@ class _Form:
     """Makes the messages of one verb: what they share is worked out once."""
 
     def __init__(
-        self, operation: Operation[Any, Any], settings: Settings, origin: Origin, terms: _Terms, reply_to: str
+        self,
+        operation: Operation[Any, Any],
+        settings: Settings,
+        origin: Origin,
+        terms: _Terms,
+        reply_to: str,
+        *,
+        awaited: bool = False,
     ) -> None:
         self._operation = operation
         self._settings = settings
@@ -214,8 +240,13 @@ class _Form:
         self._terms = terms
         self._full_name = operation.full_name
         self._reply_to = reply_to
-        self._waited_for = bool(reply_to) or not operation.reply.empty
+        self._waited_for = awaited or bool(reply_to) or not operation.reply.empty
         self._headers: dict[str, bytes] = {}  # by ordering key: it is in the envelope, for display
+        # Keys of a message that is to be forwarded mean something in its queue here; there they are the receiver's.
+        self._away = operation.contract_name in settings.addresses
+        self._queue = forward_queue(operation.contract_name) if self._away else self._full_name
+        self._line_scope = self._queue if self._away else operation.contract_name
+        self._key_scope = f"{self._queue} {self._full_name}" if self._away else self._full_name
 
     def message(self, request: object, id: bytes) -> Message:
         operation, terms = self._operation, self._terms
@@ -225,25 +256,34 @@ class _Form:
         key = terms.key if terms.key is not None else operation.dedup_key(request)
         return Message(
             id=id,
-            queue=self._full_name,
+            queue=self._queue,
             body=body,
-            headers=self._headers.get(line or "") or self._encoded(line or ""),
+            headers=self._away_headers(line, key) if self._away else self._usual_headers(line or ""),
             priority=terms.priority,
             delay_s=terms.delay_s,
             due_ms=terms.due_ms,
             ttl_s=terms.ttl_s,
-            line=None if line is None else line_id(operation.contract_name, line),
-            dedup=None if key is None else dedup_id(self._origin.identity, self._full_name, key),
+            line=None if line is None else line_id(self._line_scope, line),
+            dedup=None if key is None else dedup_id(self._origin.identity, self._key_scope, key),
             digest=None if key is None else digest(body),
             keep_s=keep_s(keyed=key is not None, waited_for=self._waited_for),
             caller=self._origin.identity or None,
         )
 
-    def _encoded(self, line: str) -> bytes:
+    def _usual_headers(self, line: str) -> bytes:
+        known = self._headers.get(line)
+        if known is not None:
+            return known
         envelope = _encode_envelope(_envelope(self._full_name, self._origin, self._terms, self._reply_to, line))
         if len(self._headers) < _ENVELOPES_MAX:
             self._headers[line] = envelope
         return envelope
+
+    def _away_headers(self, line: str | None, key: str | None) -> bytes:
+        envelope = _envelope(self._full_name, self._origin, self._terms, self._reply_to, line or "")
+        envelope.idempotency_key = key or ""
+        envelope.awaited = self._waited_for
+        return _encode_envelope(envelope)
 
 
 def check_size(body: bytes, settings: Settings, full_name: str) -> None:

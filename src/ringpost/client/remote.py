@@ -92,7 +92,7 @@ class RemoteSender:
         _refuse_store_only(options, reply_to)
         call = self._prepared(operation, request, options)
         response = await self._router.post(operation, call, (("prefer", "respond-async"),))
-        return _receipt(response, operation)
+        return receipt_of(response, operation)
 
     async def send_all(
         self, operation: Operation[Any, Any], requests: Sequence[object], options: SendOptions
@@ -135,14 +135,7 @@ class RemoteSender:
             event.full_name, event.contract_name, "POST", "/events", headers, _until_s(SEND_S), body=message.body
         )
         response = await self._router.ask(asked)
-        return _receipt(response, event)
-
-    async def accept(self, operation: Operation[Any, Any], call: Call) -> Answer | Receipt:
-        """Have the request written first and wait for its answer as long as the call may take."""
-        remaining_s = max(0.0, call.deadline_s - asyncio.get_running_loop().time())
-        prefer = ("prefer", f"respond-async, wait={math.floor(remaining_s)}")
-        response = await self._router.post(operation, _longer(call, TRANSIT_S), (prefer,))
-        return _receipt(response, operation) if response.status == 202 else answer_from(response)
+        return receipt_of(response, event)
 
     def _prepared(self, operation: Operation[Any, Any], request: object, options: SendOptions) -> Call:
         asked: CallOptions = NO_OPTIONS
@@ -272,7 +265,8 @@ def _refuse_store_only(options: SendOptions, reply_to: object) -> None:
             )
 
 
-def _receipt(response: Response, asked: Operation[Any, Any] | Event[Any]) -> Receipt:
+def receipt_of(response: Response, asked: Operation[Any, Any] | Event[Any]) -> Receipt:
+    """Read the receipt that a 202 brings, or raise what another answer says."""
     if response.status not in (200, 201, 202):
         raise error_of(response.status, response.body, dict(response.headers), asked)
     try:
@@ -314,10 +308,6 @@ def _refuse_gone(response: Response, id: str) -> None:
 
 def _no_door(what: str) -> TransportError:
     return TransportError(f"What answered for {what} is no door of Ringpost: its body can't be read.")
-
-
-def _longer(call: Call, more_s: float) -> Call:
-    return msgspec.structs.replace(call, deadline_s=call.deadline_s + more_s)
 
 
 def _until_s(length_s: float) -> float:

@@ -2,6 +2,7 @@
 store knows of. Which of them it was doesn't show: the request is encoded and the reply decoded on every way."""
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 from ringpost.client.after import Awaiting, receipts_of
@@ -40,6 +41,11 @@ class Router:
         self._store = store
         self._loop = asyncio.get_running_loop()
         self._out = Outbound(settings, store)
+
+    @property
+    def addressed(self) -> Mapping[str, str]:
+        """The contracts that have an address."""
+        return self._settings.addresses
 
     async def call(
         self,

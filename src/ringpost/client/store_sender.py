@@ -18,9 +18,10 @@ class StoreSender:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def put(self, message: Message) -> Receipt:
+    async def put(self, message: Message, *, attach: bool = False) -> Receipt:
+        """Put a message. `attach`: its id has been given away before, so that what is there under it is the same."""
         (put,) = await self._store.put((message,))
-        if put.refused:
+        if put.refused and not (attach and put.refused == "mismatch"):
             raise refused(put, message)
         receipt = self._receipt(put)
         return EventReceipt(receipt, message.event) if message.event else receipt

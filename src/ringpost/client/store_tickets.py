@@ -22,6 +22,10 @@ class StoreTickets:
     def __init__(self, store: Store) -> None:
         self._store = store
 
+    async def knows(self, id: str) -> bool:
+        """Say whether this store has the message."""
+        return (await self._store.read([ids.parse(id)]))[0] is not None
+
     async def status(self, id: str) -> Status:
         return status_of(await self._read(id))
 

@@ -19,6 +19,26 @@ class Identity(Struct):
     claims: dict[str, Any] = {}
 
 
+class Sent(Struct, frozen=True, gc=False):
+    """What a sender says of a request that is to become a message.
+
+    `id` is its id at the sender's, and will be here; `age_s` how long ago somebody may have taken it for the first
+    time. `ttl_s` counts from now.
+    """
+
+    id: bytes | None = None
+    ordering_key: str | None = None
+    ttl_s: float | None = None
+    age_s: float = 0.0
+    hops: int = 0
+    correlation_id: str = ""
+    causation_id: str = ""
+    sender: str = ""
+
+
+UNSAID = Sent()
+
+
 class Call(Struct):
     """One request for an answer. `deadline_s` is an instant of the running loop's monotonic clock, in seconds."""
 
@@ -36,6 +56,7 @@ class Call(Struct):
     identity: Identity | None = None
     after: After | None = None  # it is handled once the effects of these are there
     since_s: float = 0.0  # when its turn came, on the same clock; 0: just now
+    sent: Sent = UNSAID  # only of what is to become a message
     owned: bool = False  # the task that brings it exists for it alone: the handler may run in it, and end it
 
 

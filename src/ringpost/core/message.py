@@ -80,6 +80,8 @@ class Envelope(Struct, omit_defaults=True, gc=False):
     sender: str = ""
     hops: int = 0
     key: str = ""  # the ordering key as the user gave it, for display
+    idempotency_key: str = ""  # of a message that is to be forwarded: the user's, which goes with it
+    awaited: bool = False  # of a message that is to be forwarded: somebody wants its outcome
     event_id: str = ""  # of a delivery of an event
     identity: str = ""  # who asked for it over HTTP, as `authenticate` said
     claims: dict[str, Any] = {}

@@ -18,6 +18,9 @@ MAINTENANCE = "maintenance/"
 OVERRIDE = "override/"
 BREAKERS = "breakers/"
 QUEUE = "queue/"
+RECEIVER = "receiver/"
+PULLER = "puller/"
+STORES_MAX = 16
 
 
 def subscription(event: str, queue: str) -> str:
@@ -58,6 +61,16 @@ def breakers(process: str) -> str:
 def queue(name: str) -> str:
     """Name the note that says to whom a queue belongs."""
     return QUEUE + name
+
+
+def receiver(contract: str) -> str:
+    """Name the note that says which store is behind the address of a contract."""
+    return RECEIVER + contract
+
+
+def puller(queue: str) -> str:
+    """Name the note of the process that fetches the outcomes of what is away in a forward queue; leased."""
+    return PULLER + queue
 
 
 class Subscription(Struct, frozen=True, omit_defaults=True):
@@ -147,7 +160,13 @@ class Queue(Struct, frozen=True, omit_defaults=True):
     halt: bool = False  # a dead head keeps its line waiting
 
 
-_Note = TypeVar("_Note", Subscription, Described, Instance, Pause, Queue, Window, Override, Breakers)
+class Receiver(Struct, frozen=True, omit_defaults=True):
+    """Which stores were found behind an address, the present one last, at most 16."""
+
+    stores: tuple[str, ...] = ()
+
+
+_Note = TypeVar("_Note", Subscription, Described, Instance, Pause, Queue, Window, Override, Breakers, Receiver)
 
 encode = msgspec.json.Encoder().encode
 _subscription = msgspec.json.Decoder(Subscription)
@@ -158,6 +177,7 @@ _maintenance = msgspec.json.Decoder(Window)
 _queue = msgspec.json.Decoder(Queue)
 _override = msgspec.json.Decoder(Override)
 _breakers = msgspec.json.Decoder(Breakers)
+_receiver = msgspec.json.Decoder(Receiver)
 
 
 def decode_subscription(value: bytes) -> Subscription:
@@ -190,6 +210,10 @@ def decode_override(value: bytes) -> Override:
 
 def decode_breakers(value: bytes) -> Breakers:
     return _read(_breakers, value, Breakers())
+
+
+def decode_receiver(value: bytes) -> Receiver:
+    return _read(_receiver, value, Receiver())
 
 
 def _read(decoder: msgspec.json.Decoder[_Note], value: bytes, blank: _Note) -> _Note:

@@ -25,11 +25,12 @@ from ringpost.http.tickets import Tickets
 from ringpost.service.reservation import refused
 from ringpost.settings import Settings
 from ringpost.store.port import Store
-from ringpost.wire import cloudevents
+from ringpost.wire import cloudevents, sent
 from ringpost.wire import headers as read
 from ringpost.wire.headers import BadHeader
 from ringpost.wire.http import Request, Response
 from ringpost.wire.problem import response_of
+from ringpost.wire.ticket import result_of
 
 _VARY: Final = ("Vary", "Prefer")
 EVENTS: Final = "/events"
@@ -103,6 +104,7 @@ class Door:
             EVENTS: _Route(self._event, ("POST",)),
             "/healthz": _Route(self._healthz, reading),
             "/readyz": _Route(self._readyz, reading),
+            "/tickets:wait": _Route(self._tickets.wait_for_any, ("POST",)),
         }
 
     def turn_away(self, request: Request, crowded: bool = False) -> Response | None:
@@ -168,7 +170,9 @@ class Door:
         return _Place(operation.full_name, timeout_s, read.priority(operation.priority or "normal"))
 
     async def _elsewhere(self, request: Request) -> Response:
-        path = request.path
+        path, headers = request.path, request.headers
+        if "ringpost-store" in headers or "ringpost-instance" in headers:
+            self._check_address(headers)
         route = self._routes.get(path)
         if route is None:
             if path.startswith(_TICKETS):
@@ -199,6 +203,7 @@ class Door:
             )
         if self._host.store is None:
             raise Refused(503, "unavailable", "This process has no store: it can answer, but not later.")
+        call.sent = sent.read(request.headers)
         accepted = await self._host.accept(call)
         if isinstance(accepted, Answer):
             return response_of(accepted, (_VARY,))
@@ -209,9 +214,10 @@ class Door:
         if wait_s:
             wait_s = min(wait_s, self._settings.call_timeout_max_s)
             applied += f", wait={wait_s:g}"
-            answer = await self._tickets.answer(accepted.id, request.arrived_s + wait_s)
-            if answer is not None:
-                return response_of(answer, (("Preference-Applied", applied), _VARY))
+            record = await self._tickets.ended(accepted.id, request.arrived_s + wait_s)
+            if record is not None:
+                about = (("Preference-Applied", applied), _VARY, *sent.state_headers(record))
+                return response_of(result_of(record), about)
         return await self._tickets.accepted(request, accepted, (("Preference-Applied", applied), _VARY))
 
     def _check_address(self, headers: Mapping[str, str]) -> None:
@@ -228,7 +234,6 @@ class Door:
 
     async def _event(self, request: Request) -> Response:
         headers = request.headers
-        self._check_address(headers)
         if not headers.get("content-type", "").lower().startswith("application/cloudevents"):
             asked.check_json(headers)
             headers = {**headers, "content-type": "application/json"}
@@ -275,7 +280,9 @@ class Door:
     # How this process is.
 
     async def _healthz(self, request: Request) -> Response:
-        return json(200, {"status": "ok"}, (("Cache-Control", "no-store"),))
+        store = self._host.store
+        of_store = {} if store is None else {"store": store.facts.store_id}
+        return json(200, {"status": "ok", **of_store}, (("Cache-Control", "no-store"),))
 
     async def _readyz(self, request: Request) -> Response:
         health = self._host.health()

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from ringpost.client.client import Client
 from ringpost.http.door import Door
@@ -13,6 +14,9 @@ from ringpost.service.service import Service
 from ringpost.settings import Settings
 from ringpost.store import store_for
 from ringpost.store.port import Store
+
+if TYPE_CHECKING:
+    from ringpost.forward.forwarder import Forwarder
 
 LAST_S = 3.0  # of the time for stopping: what is left to cancel, release and flush once nothing may run any more
 
@@ -44,6 +48,7 @@ class Site:
         self.door = Door(self.host, settings)
         self._accept_loss = accept_loss
         self._server: Server | None = None
+        self._forwarder: Forwarder | None = None
 
     async def open(self, bound: Bound | None, *, work: bool) -> None:
         """Open the store, start the services, then listen. On an error everything is closed again."""
@@ -52,6 +57,8 @@ class Site:
             await self.store.open(create=True, accept_loss=self._accept_loss)
         try:
             await self.host.start(work)
+            if work:
+                await self._forward()
             if bound is not None:
                 self._server = server = Server(self.door, self.settings, tls=tls, refuse=self.door.turn_away)
                 for listener in bound.sockets:
@@ -63,16 +70,29 @@ class Site:
             await self.close(0.0)
             raise
 
+    async def _forward(self) -> None:
+        """Forward what waits for contracts behind an address, if there are any."""
+        settings = self.host.settings
+        if self.store is not None and settings.addresses:
+            # It loads the HTTP parser: only who forwards does.
+            from ringpost.forward.forwarder import Forwarder
+
+            self._forwarder = forwarder = Forwarder(self.store, settings)
+            await forwarder.start()
+            self.host.forwards = forwarder.queues
+
     def _store_failed(self, error: BaseException) -> None:
         self.host.break_down(f"the store has failed: {error}")
 
     def client(self) -> Client:
         """Give a client in the middle of it: calls to services that are here stay in the process."""
-        return Client._attached(self.store, self.host, self.settings)
+        return Client._attached(self.store, self.host, self.host.settings)
 
     def retire(self) -> None:
         """Be not ready, and serve on what comes all the same."""
         self.host.drain()
+        if self._forwarder is not None:
+            self._forwarder.drain()
         if self._server is not None:
             self._server.retire()
 
@@ -83,6 +103,8 @@ class Site:
         steps = [self.host.stop(grace_s)]
         if self._server is not None:  # answers still go out while the host comes to its end
             steps.append(self._server.close(grace_s + LAST_S / 2))
+        if self._forwarder is not None:
+            steps.append(self._forwarder.stop(grace_s))
         for error in await asyncio.gather(*steps, return_exceptions=True):
             if isinstance(error, BaseException):
                 _log.error("stopping failed in part", exc_info=error)

@@ -1,20 +1,23 @@
 """Tickets over HTTP: the monitor, the result, the long poll, the stream of progress, cancelling."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 
 from ringpost.core import ids
 from ringpost.core.call import Accepted
 from ringpost.core.keep import KEEP_KEYED_S
-from ringpost.core.message import Answer, Kind, Record
+from ringpost.core.message import Kind, Record
 from ringpost.http.answers import Headers, json, not_allowed
+from ringpost.http.asked import check_json
 from ringpost.http.framing import Refused
 from ringpost.store.port import Cancel, Store
 from ringpost.wire import headers as read
+from ringpost.wire import outcomes
 from ringpost.wire import ticket as wire
 from ringpost.wire.http import Request, Response
 from ringpost.wire.problem import response_of
+from ringpost.wire.sent import state_headers
 
 LONG_POLL_S_MAX: Final = 25.0
 POLL_S: Final = 1.0  # a wake-up is a hint that may be lost
@@ -64,10 +67,26 @@ class Tickets:
             record = await self._ended(id, request.arrived_s + wait_s, bodies=bool(slash))
         return self._result(request, record, headers) if slash else self._monitor(request, record, 200, headers)
 
-    async def answer(self, id: bytes, until_s: float) -> Answer | None:
-        """Wait for the outcome until an instant of the loop's clock."""
+    async def ended(self, id: bytes, until_s: float) -> Record | None:
+        """Wait for the end of a message until an instant of the loop's clock."""
         record = await self._ended(id, until_s, bodies=True)
-        return wire.result_of(record) if record.state.terminal else None
+        return record if record.state.terminal else None
+
+    async def wait_for_any(self, request: Request) -> Response:
+        """Answer `/tickets:wait`: which of many have ended, as soon as one has."""
+        check_json(request.headers)
+        wanted = outcomes.read_question(request.body)
+        until_s = request.arrived_s + self._wait(request)
+        clock = asyncio.get_running_loop().time
+        store = self._store()
+        while True:
+            async with _Listening(store, wanted, until_s - clock()) as listening:
+                records = await store.read(wanted, bodies=False)
+                found = [None if one is None or one.kind is not Kind.MESSAGE else one for one in records]
+                body = outcomes.answer(wanted, found)
+                if body is not None or clock() >= until_s:
+                    return Response(200, body or outcomes.NOTHING, (("Cache-Control", "no-store"),))
+                await listening.heard()
 
     async def accepted(self, request: Request, accepted: Accepted, headers: Headers) -> Response:
         """Say where a request goes on that became a message, and what its receipt is worth."""
@@ -98,7 +117,7 @@ class Tickets:
         """Read until it has ended or the time is over."""
         clock = asyncio.get_running_loop().time
         while True:
-            async with _Listening(self._store(), id, until_s - clock()) as listening:
+            async with _Listening(self._store(), (id,), until_s - clock()) as listening:
                 record = await self._read(id, bodies=bodies)
                 if record.state.terminal or clock() >= until_s:
                     return record
@@ -133,7 +152,7 @@ class Tickets:
     def _result(self, request: Request, record: Record, headers: Headers) -> Response:
         if not record.state.terminal:
             return self._monitor(request, record, 202, headers)
-        return response_of(wire.result_of(record), headers)
+        return response_of(wire.result_of(record), (*headers, *state_headers(record)))
 
     async def _stream(self, request: Request, id: bytes) -> Response:
         record = await self._read(id)  # unknown ids are refused before the stream begins
@@ -148,7 +167,7 @@ class Tickets:
         clock = asyncio.get_running_loop().time
         spoken_s = clock()
         while True:
-            async with _Listening(self._store(), id, POLL_S) as listening:
+            async with _Listening(self._store(), (id,), POLL_S) as listening:
                 record = await self._read(id)
                 frame = wire.frame(record)
                 if frame != shown:
@@ -185,9 +204,9 @@ class Tickets:
 class _Listening:
     """Listen to a store before looking into it, so that what happens in between isn't missed."""
 
-    def __init__(self, store: Store, id: bytes, timeout_s: float) -> None:
+    def __init__(self, store: Store, ids: Iterable[bytes], timeout_s: float) -> None:
         timeout_s = max(0.0, min(timeout_s, POLL_S))
-        self._task = asyncio.ensure_future(store.wait(frozenset(), frozenset((id,)), timeout_s))
+        self._task = asyncio.ensure_future(store.wait(frozenset(), frozenset(ids), timeout_s))
 
     async def __aenter__(self) -> "_Listening":
         await asyncio.sleep(0)  # it listens once it has started

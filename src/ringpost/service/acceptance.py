@@ -14,16 +14,17 @@ from ringpost.client.posting import new_id
 from ringpost.contract.contract import find_operation
 from ringpost.contract.errors import InvalidRequest, RingpostError
 from ringpost.contract.operation import Operation
+from ringpost.core import ids
 from ringpost.core.call import Accepted, Call
 from ringpost.core.idempotency import dedup_id, digest
-from ringpost.core.keep import keep_s
+from ringpost.core.keep import KEEP_KEYED_S, keep_s
 from ringpost.core.line import line_id
-from ringpost.core.message import Answer, Envelope, Message, Reservation
+from ringpost.core.message import Answer, Envelope, Kind, Message, Reservation
 from ringpost.core.outcome import invalid_answer
 from ringpost.service import verdict
 from ringpost.service.handler import Handler
 from ringpost.service.pipeline import Pipeline
-from ringpost.service.reservation import refused
+from ringpost.service.reservation import refused, stored
 from ringpost.service.worker import Worker
 from ringpost.settings import Settings
 from ringpost.store.port import Put, Store
@@ -64,6 +65,9 @@ class Acceptance:
         if self._store is None:
             detail = "This process has no store: it can answer, but not later."
             return verdict.refusal("unavailable", detail, call.operation)
+        if call.sent.age_s > KEEP_KEYED_S:
+            detail = "It was sent so long ago that nobody here would know if it was handled then."
+            return verdict.refusal("too_old", detail, call.operation)
         if handler is None or handler.operation is None:
             admitted = self._unserved(call)
         else:
@@ -108,6 +112,8 @@ class Acceptance:
         if put is None:
             detail = "The store can't take the request now."
             return verdict.refusal("unavailable", detail, call.operation, retry_after_s=_RETRY_S)
+        if put.duplicate and put.delivery is None:
+            return await self._met(store, call, put, message)
         if put.refused:
             return refused(put, call.operation)
         if put.delivery is not None:
@@ -115,12 +121,40 @@ class Acceptance:
             worker.accept(put.delivery)
         return Accepted(put.id, put.duplicate, put.receivers, store.facts.level, store.facts.store_id)
 
+    async def _met(self, store: Store, call: Call, put: Put, message: Message) -> Accepted | Answer:
+        """Attach to what came before: the same message on another way, or what a key stands for already."""
+        try:
+            (record,) = await store.read((put.id,), bodies=True)
+        except RingpostError:
+            _LOG.warning("what came before a request to %s could not be read", call.operation, exc_info=True)
+            record = None
+        if record is None:
+            detail = "What came before under this id or key can't be read now."
+            return verdict.refusal("unavailable", detail, call.operation, retry_after_s=_RETRY_S)
+        if put.refused == "mismatch":  # what stands beside the body may differ between two ways
+            same = record.queue == message.queue and digest(record.body) == digest(message.body)
+            if not same:
+                return refused(put, call.operation)
+        elif put.refused:
+            return refused(put, call.operation)
+        if record.kind is not Kind.CALL:
+            return Accepted(put.id, True, put.receivers, store.facts.level, store.facts.store_id)
+        if not record.state.terminal:
+            detail = "A call with this key is being handled."
+            return verdict.refusal("in_flight", detail, call.operation, retry_after_s=_RETRY_S)
+        return stored(record, call.operation)
+
     def _message(self, operation: Operation[Any, Any], call: Call, request: object, key: str | None) -> Message:
         name = operation.full_name
         identity = "" if call.identity is None else call.identity.id
-        line = operation.line_key(request)
+        sent = call.sent
+        line = operation.line_key(request) if sent.ordering_key is None else sent.ordering_key
         envelope = Envelope(
             operation=name,
+            causation_id=sent.causation_id,
+            correlation_id=sent.correlation_id,
+            sender=sent.sender,
+            hops=sent.hops,
             trace=call.trace,
             tracestate=call.tracestate,
             key=line or "",
@@ -132,15 +166,18 @@ class Acceptance:
                 if header not in _LEFT_BEHIND and not header.startswith("ringpost-")
             },
         )
+        scope = identity
+        if key is None and sent.id is not None:  # whoever brings it: knowing the id is the right to it
+            scope, key = "", ids.text(sent.id)
         return Message(
-            id=new_id(),
+            id=sent.id or new_id(),
             queue=name,
             body=call.body,
             headers=_encode(envelope),
             priority=call.priority,
-            ttl_s=operation.ttl_s,
+            ttl_s=operation.ttl_s if sent.ttl_s is None else sent.ttl_s,
             line=None if line is None else line_id(operation.contract_name, line),
-            dedup=None if key is None else dedup_id(identity, name, key),
+            dedup=None if key is None else dedup_id(scope, name, key),
             digest=None if key is None else digest(call.body),
             keep_s=keep_s(keyed=key is not None, waited_for=True),
             caller=identity or None,

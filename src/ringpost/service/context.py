@@ -12,6 +12,9 @@ from msgspec import Struct
 from msgspec.json import Decoder
 from typing_extensions import Unpack
 
+from ringpost.client.asking import Asking, nothing_kept
+from ringpost.client.options import check_call_options
+from ringpost.client.outcome import reply_of
 from ringpost.client.posting import Origin, new_id
 from ringpost.client.router import Router
 from ringpost.client.store_sender import StoreSender
@@ -22,8 +25,9 @@ from ringpost.contract.operation import Event, Operation
 from ringpost.contract.outcome import Outcome
 from ringpost.contract.vocabulary import CallOptions, Fits, Options, Reply, Request, Seconds, SendOptions, T
 from ringpost.core import ids
-from ringpost.core.call import Call, Identity
-from ringpost.core.message import Delivery, Envelope, Message, Progress
+from ringpost.core.call import Call, Identity, Sent
+from ringpost.core.idempotency import digest
+from ringpost.core.message import Answer, Delivery, Envelope, Message, Progress
 from ringpost.core.outcome import Stopped
 from ringpost.service.handler import Handler
 from ringpost.service.schedule import wall_ms
@@ -47,6 +51,7 @@ class Means(Struct, frozen=True, gc=False):
     settings: Settings
     store: Store | None
     router: Router
+    asking: Asking
     loop: asyncio.AbstractEventLoop
     usual: UsualSends  # what sends without options come to
 
@@ -223,19 +228,38 @@ class Context(Caller):
         wait: Seconds | None = None,
         **options: Unpack[Options],
     ) -> Reply | Receipt:
-        """Ask, and wait at most `wait` seconds for the reply. Where nobody took the request, it is staged as a message.
+        """Ask, and wait at most `wait` seconds for the reply; then it goes on, and its receipt comes back.
 
-        Where somebody may have taken it, DeadlineExceeded or Unavailable is raised as from `call`.
+        The request goes out at once, whatever becomes of this handler. Where nobody answers, or nobody can say whether
+        somebody took it, it is staged as a message under the same id, and leaves when this handler succeeds: it takes
+        effect once. Repeated, a handler that asks the same again attaches to what it asked before.
+
+        Raises as `call` does, but for what would say that nobody answered: that only without a store here.
         """
+        if self._ended:
+            raise over()
+        check_call_options(options, "call_or_send")
         asked = cast(CallOptions, options.copy())
         if wait is not None:
             asked["timeout"] = wait
+        means = self._means
+        call = means.router.prepared(operation, request, asked, self._parent())
+        origin = self._made_origin()
+        id = new_id() if means.store is None else self._staged().next_id(digest(call.body) + call.operation.encode())
+        call.sent = Sent(
+            id,
+            hops=origin.hops,
+            correlation_id=origin.correlation_id,
+            causation_id=origin.causation_id,
+            sender=origin.sender,
+        )
         try:
-            return await self.call(operation, request, **asked)
+            landed = await means.asking.ask(operation, call)
         except TransportError as error:
-            if error.processed != "no" or self._means.store is None:
-                raise
-        return await self.send(operation, request, **cast(SendOptions, options))
+            if means.store is None:
+                raise nothing_kept(error, operation, id) from error
+            return self._staged().send_fallback(operation, request, cast(SendOptions, options), id)
+        return reply_of(operation, landed, ids.text(id)) if isinstance(landed, Answer) else landed.receipt
 
     def send(
         self,
@@ -315,6 +339,9 @@ class Context(Caller):
                 "ringpost.toml or RINGPOST_STORE, as in sqlite:///ringpost.db."
             )
         return store
+
+    def _staged(self) -> Staging:
+        return self._staging or self._stage()
 
     def _stage(self) -> Staging:
         if self._ended:

@@ -11,7 +11,7 @@ from ringpost.contract.problem import Problem
 from ringpost.core.limit import Kind
 from ringpost.core.retry import Retry
 
-Work = Literal["operation", "event", "schedule", "failure"]
+Work = Literal["operation", "event", "schedule", "failure", "forward"]
 
 
 class Plan(Struct, frozen=True):

@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from ringpost.client.asking import Asking
 from ringpost.client.effects import Effects
 from ringpost.client.router import Router
 from ringpost.contract.contract import events_of
@@ -76,10 +78,11 @@ class Host:
         self.admits: Mapping[str, Admits] = self._assembly.admits(settings)  # by queue
         self._store = store
         self._effects = Effects(store)
-        self._settings = settings
+        self._settings = _without_own(settings, self._assembly)
         self._give_up = give_up
         self._state = "starting"
         self._broken = ""
+        self.forwards: tuple[str, ...] = ()  # forward queues that this process takes from
         self.instance = secrets.token_hex(8)
         self._started: _Started | None = None
         self._router: Router | None = None
@@ -90,6 +93,11 @@ class Host:
     def store(self) -> Store | None:
         """The store of this process, if it has one."""
         return self._store
+
+    @property
+    def settings(self) -> Settings:
+        """The settings as they hold here: a contract that is served here has no address, whatever others are told."""
+        return self._settings
 
     @property
     def router(self) -> Router:
@@ -203,11 +211,12 @@ class Host:
         loop = asyncio.get_running_loop()
         assembly = self._assembly
         router = Router(self._settings, self, self._store)
+        asking = Asking(router, self._store, self, dict)
         resources = Resources(assembly.sources.values(), self._store.begin if self._store and runs_sql else None)
         await resources.open()
         try:
             threads = Threads(assembly.thread_count(), self._lost_threads)
-            pipeline = Pipeline(Means(self._settings, self._store, router, loop, {}))
+            pipeline = Pipeline(Means(self._settings, self._store, router, asking, loop, {}))
             assembly.bind(pipeline, resources, threads, loop, self.admits)
             started = _Started(assembly, router, resources, threads, pipeline, self._store, self._settings)
             if self._store is not None:
@@ -222,7 +231,8 @@ class Host:
         """Note in the store that calls reach this process at the URL, as long as it lives; empty: it has no door."""
         register = self._running().register
         if register is not None:
-            door = Door(self.instance, url, tuple(self.operations), tuple(self._assembly.handlers))
+            queues = (*self._assembly.handlers, *self.forwards)
+            door = Door(self.instance, url, tuple(self.operations), queues)
             await register.announce(door, self._settings.lease_s)
 
     def drain(self) -> None:
@@ -271,6 +281,12 @@ class Host:
                 f"{name_of(handler.function)}, which handles {handler.name}, takes a Transaction, and {store}. Set "
                 "`store` in ringpost.toml or RINGPOST_STORE to one with SQL, as sqlite:///ringpost.db."
             )
+
+
+def _without_own(settings: Settings, assembly: Assembly) -> Settings:
+    own = {one.operation.contract_name for one in assembly.handlers.values() if one.operation is not None}
+    addresses = {contract: url for contract, url in settings.addresses.items() if contract not in own}
+    return settings if len(addresses) == len(settings.addresses) else replace(settings, addresses=addresses)
 
 
 class _Started:

@@ -136,7 +136,7 @@ class Reservations:
         if record is None or not record.state.terminal:
             detail = "The first request with this key is still being handled."
             return verdict.refusal("in_flight", detail, handler.name, retry_after_s=_RETRY_S)
-        return _stored(record, handler)
+        return stored(record, handler.name)
 
     def _undo(self, putting: "asyncio.Task[list[Put]]") -> None:
         if not putting.cancelled() and putting.exception() is None:
@@ -160,9 +160,10 @@ def refused(put: Put, name: str) -> Answer:
             return verdict.refusal("store_full", "The store can't take more now.", name, retry_after_s=_RETRY_S)
 
 
-def _stored(record: Record, handler: Handler) -> Answer:
+def stored(record: Record, operation: str) -> Answer:
+    """Give what a call under a key was answered."""
     if record.answer is not None:
         return record.answer
     if record.state is State.SUCCEEDED:
         return _NO_CONTENT
-    return problem_of_end(record.state, record.cause, handler.name)
+    return problem_of_end(record.state, record.cause, operation)

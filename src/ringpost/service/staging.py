@@ -10,7 +10,7 @@ from msgspec.json import Encoder
 from typing_extensions import Unpack
 
 from ringpost.client.options import priority_of
-from ringpost.client.posting import Origin, check_size, event_of, message_of, messages_of
+from ringpost.client.posting import Origin, check_size, event_of, fallback_of, message_of, messages_of
 from ringpost.client.store_sender import StoreSender
 from ringpost.client.ticket import Receipt
 from ringpost.client.verbs import Sender
@@ -105,7 +105,7 @@ class Staging:
     of the id, as scattered ids would cost the store many times as much. `usual` is kept for all handlings.
     """
 
-    __slots__ = ("_bytes", "_first", "_seed", "_seed_ms", "_settings", "_tail", "_usual", "messages", "origin")
+    __slots__ = ("_asks", "_bytes", "_first", "_seed", "_seed_ms", "_settings", "_tail", "_usual", "messages", "origin")
 
     def __init__(
         self,
@@ -123,6 +123,7 @@ class Staging:
         self._seed = seed
         self._seed_ms = seed_ms
         self._bytes = 0
+        self._asks = 0
         self._tail = b""
         self.origin = origin
         self.messages: list[Message] = []
@@ -142,6 +143,20 @@ class Staging:
             message.priority, message.ttl_s, message.keep_s = usual.priority, usual.ttl_s, usual.keep_s
         self._add(message)
         return StagedReceipt(id)
+
+    def send_fallback(
+        self, operation: Operation[Any, Any], request: object, options: SendOptions, id: bytes
+    ) -> Receipt:
+        """Stage what nobody answered when it was asked, under the id that it was asked with."""
+        message = fallback_of(operation, request, options, id, settings=self._settings, origin=self.origin)
+        self._add(message)
+        return StagedReceipt(id)
+
+    def next_id(self, what: bytes) -> bytes:
+        """Give the id for a request that may become a message: the same when the handling is repeated and asks alike
+        (`what`), another where it asks otherwise."""
+        self._asks += 1
+        return ids.derived(self._seed, b"asked", self._asks.to_bytes(4, "big"), what)
 
     def send_all(
         self, operation: Operation[Any, Any], requests: Iterable[object], options: SendOptions
@@ -172,7 +187,8 @@ class Staging:
         except (KeyError, TypeError):
             if not isinstance(operation, Operation):
                 return None  # refused where every verb does it
-        usual = self._usual[operation] = _usual_of(operation)
+        away = operation.contract_name in self._settings.addresses  # then it is forwarded, and says more
+        usual = self._usual[operation] = None if away else _usual_of(operation)
         return usual
 
     def _made_tail(self) -> bytes:

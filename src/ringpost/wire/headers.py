@@ -128,6 +128,11 @@ def attempt(value: str) -> int:
     return _count(value, "Ringpost-Attempt", 1)
 
 
+def hops(value: str) -> int:
+    """Read Ringpost-Hops: how many messages stand before this one, each sent by the other."""
+    return _count(value, "Ringpost-Hops", 0)
+
+
 def path(value: str) -> tuple[str, ...]:
     """Read Ringpost-Path: the operations through which a call came, the first one first."""
     items = tuple(item.strip() for item in value.split(",", PATH_ITEMS_MAX))

@@ -157,7 +157,7 @@ def error_of(status: int, body: bytes, headers: Mapping[str, str], operation: As
         retry_after_s(headers.get("retry-after")),
         "no" if headers.get(PROCESSED) == "no" else "maybe",
     )
-    if _is_declared(urn):
+    if is_declared(urn):
         return _failed(answered)
     make = _BY_CODE.get(answered.code) if _is_ours(urn) else None
     error = (make or _BY_STATUS.get(status) or _other)(answered)
@@ -295,7 +295,7 @@ def _is_ours(urn: object) -> bool:
     return isinstance(urn, str) and urn.startswith(PROBLEM_URN) and "." not in urn[len(PROBLEM_URN) :]
 
 
-def _is_declared(urn: object) -> bool:
+def is_declared(urn: object) -> bool:
     """Say whether a contract declares it, though not for this operation."""
     return isinstance(urn, str) and urn.startswith(PROBLEM_URN) and not _is_ours(urn)
 

@@ -1,0 +1,100 @@
+"""Two services, each on its own store, for tests of what goes from one to the other."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from ringpost import Client, Context, Contract, Operation, Outcome, Problem, Reject, Service
+from ringpost.http.run import serve
+from ringpost.settings import Settings
+from ringpost.store.sqlite import SqliteStore
+
+
+class CardRefused(Problem, status=402):
+    card: str
+
+
+class Billing(Contract):
+    """What the receiver serves."""
+
+    charge = Operation(str, str, raises=[CardRefused])
+    note = Operation(str)
+
+
+class Shop(Contract):
+    """What the sender serves."""
+
+    paid = Operation(Outcome[str, str])
+    order = Operation(str, str)
+
+
+class Receiver:
+    """The service behind the address: it may be down, and counts its effects."""
+
+    def __init__(self, folder: Path, name: str = "receiver") -> None:
+        self.store = f"sqlite:///{folder / name}.db"
+        self.port = free_port()
+        self.effects: list[str] = []
+        self.keys: list[str] = []
+        self.gate = asyncio.Event()  # what is charged slowly waits for it
+        self.began = asyncio.Event()
+        self.seen: Context | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def service(self) -> Service:
+        service = Service(Billing)
+
+        @service.implements(Billing.charge)
+        async def charge(card: str, ctx: Context) -> str:
+            self.seen = ctx
+            self.began.set()
+            if card.startswith("slow"):
+                await self.gate.wait()
+            if card.startswith("refused"):
+                raise CardRefused(card=card)
+            if card.startswith("rejected"):
+                raise Reject("no such card")
+            self.effects.append(card)
+            return f"{card} is charged"
+
+        @service.implements(Billing.note)
+        async def note(text: str) -> None:
+            self.effects.append(text)
+
+        return service
+
+    @contextlib.asynccontextmanager
+    async def up(self) -> AsyncIterator[Client]:
+        async with serve(self.service(), store=self.store, http=f"127.0.0.1:{self.port}") as client:
+            yield client
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def made(folder: Path, name: str = "sender") -> str:
+    """Make an empty store; gives its URL."""
+    store = SqliteStore(folder / f"{name}.db", Settings())
+    await store.open(create=True)
+    await store.close()
+    return f"sqlite:///{folder / name}.db"
+
+
+@contextlib.asynccontextmanager
+async def looking_into(url: str) -> AsyncIterator[SqliteStore]:
+    """Open a store beside those who use it."""
+    store = SqliteStore(Path(url.removeprefix("sqlite:///")), Settings())
+    await store.open(create=False)
+    try:
+        yield store
+    finally:
+        await store.close()

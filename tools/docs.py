@@ -46,7 +46,7 @@ FOR = {
     " `memory:` in tests",
     "http": "where the door listens: `host:port`; `none`: no door",
     "workers": "processes of `ringpost run`",
-    "addresses": "contract → URL, for calls to services on other stores or hosts",
+    "addresses": "contract → URL, for calls to services on other stores or hosts, and for messages to them",
     "policies": "how calls are made: [below](#policies)",
     "durability": "the least that a receipt must be worth: `durable`, `replicated`, `buffered`; PostgreSQL is asked"
     " what it gives; SQLite gives `durable` and `memory:` gives `buffered`, whatever stands here",

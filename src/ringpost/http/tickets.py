@@ -17,7 +17,6 @@ from ringpost.wire import outcomes
 from ringpost.wire import ticket as wire
 from ringpost.wire.http import Request, Response
 from ringpost.wire.problem import response_of
-from ringpost.wire.sent import state_headers
 
 LONG_POLL_S_MAX: Final = 25.0
 POLL_S: Final = 1.0  # a wake-up is a hint that may be lost
@@ -152,7 +151,7 @@ class Tickets:
     def _result(self, request: Request, record: Record, headers: Headers) -> Response:
         if not record.state.terminal:
             return self._monitor(request, record, 202, headers)
-        return response_of(wire.result_of(record), (*headers, *state_headers(record)))
+        return response_of(wire.result_of(record), headers)
 
     async def _stream(self, request: Request, id: bytes) -> Response:
         record = await self._read(id)  # unknown ids are refused before the stream begins

@@ -68,6 +68,7 @@ async def _look(settings: Settings) -> list[Finding]:
             facts = store.facts
             findings.append(ok("store", f"opens; level {facts.level}, id {facts.store_id}, {facts.url}"))
             findings += surroundings.log(settings)
+            findings += await surroundings.database(store)
         findings += await _doors(reach, store)
         if store is not None:
             findings += await _work(store)

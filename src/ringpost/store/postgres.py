@@ -6,7 +6,9 @@ leases from a thread of its own. Only the primary is ever read, and nothing is k
 """
 
 import asyncio
+import logging
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -14,7 +16,7 @@ from typing import Any, TypeVar
 from ringpost.contract.errors import StoreError, UsageError
 from ringpost.core.message import Cause, Delivery, Message, Record, Settlement, State
 from ringpost.settings import Settings
-from ringpost.store import postgres_change, postgres_end, postgres_read, postgres_schema, postgres_tend
+from ringpost.store import postgres_alarm, postgres_change, postgres_end, postgres_read, postgres_schema, postgres_tend
 from ringpost.store.port import (
     Capability,
     Changed,
@@ -48,6 +50,7 @@ BODY_MAX = 64 << 20
 HEADERS_MAX = 1 << 15
 
 Found = TypeVar("Found")
+_log = logging.getLogger("ringpost.store")
 _Reply = asyncio.Future[Any]
 
 
@@ -63,6 +66,7 @@ class PostgresStore:
         self._settings = settings or Settings()
         self._server = Server(url, self._settings)
         self._upkeep = Upkeep()
+        self._alarm_s = 0.0  # when to look next
         self._opened: _Opened | None = None
         self._closed = False
         self.facts = Facts("", "durable", CAPABILITIES, self._server.shown)
@@ -165,11 +169,19 @@ class PostgresStore:
         """Do one bounded step of upkeep. Others' leases are swept only after a third of the lease during which this
         process saw the server's time go on without a gap; call it at least that often."""
         settings = self._settings
+        if self._alarm_s <= time.monotonic():
+            self._alarm_s = time.monotonic() + postgres_alarm.EVERY_S
+            for alarm in await self.alarms():
+                _log.warning("%s: %s", self._server.shown, alarm)
         return await self._act(
             lambda turn: postgres_tend.tend(
                 turn, self._upkeep, limit, lease_s=settings.lease_s, keep_bytes=settings.keep_bytes
             )
         )
+
+    async def alarms(self) -> list[str]:
+        """Say what in the database slows the store down, and what to do; nothing where all is well."""
+        return await self._read(postgres_alarm.alarms)
 
     async def note_put(self, note: Note, *, expect: int | None = None) -> bool:
         """Write a note durably."""

@@ -21,7 +21,8 @@ _REPLAY = (
     f" cause = {Cause.NONE}, status = NULL, due_ms = ringpost.now_ms(), started_ms = NULL, settled_ms = NULL,"
     " purge_ms = NULL, cancel_ms = NULL, expires_ms = NULL WHERE seq = $1 RETURNING seq, queue, size),"
     " outcomes AS (DELETE FROM ringpost.outcome WHERE seq = $1),"
-    " failures AS (DELETE FROM ringpost.failure WHERE seq = $1)"
+    " failures AS (DELETE FROM ringpost.failure WHERE seq = $1),"
+    " progress AS (DELETE FROM ringpost.progress WHERE seq = $1)"
     " INSERT INTO ringpost.tally SELECT queue, 0, 0, 1, size, -size FROM replayed"
 )
 _PROGRESS = (

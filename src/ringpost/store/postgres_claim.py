@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from zlib import crc32
 
 from ringpost.core import notes
-from ringpost.core.message import Cause, Delivery, Kind, State
-from ringpost.store import postgres_end
+from ringpost.core.message import Delivery, Kind
 from ringpost.store.postgres_db import Row
 from ringpost.store.postgres_turn import Queue, Turn
 
@@ -24,7 +23,7 @@ suspect AS MATERIALIZED (
   SELECT s.seq, w.queue FROM wanted w CROSS JOIN LATERAL (
     SELECT m.seq FROM ringpost.message m WHERE m.queue = w.queue AND m.state = 4 AND m.losses >= 2
       AND (m.expires_ms IS NULL OR m.expires_ms > ringpost.now_ms())
-    ORDER BY m.priority, m.seq LIMIT least(w.rows, $5) FOR UPDATE SKIP LOCKED
+    ORDER BY m.priority, m.seq LIMIT least(w.rows, $5) FOR NO KEY UPDATE SKIP LOCKED
   ) s LIMIT $5
 ),
 sound AS MATERIALIZED (
@@ -32,7 +31,7 @@ sound AS MATERIALIZED (
     SELECT m.seq FROM ringpost.message m WHERE m.queue = w.queue AND m.state = 4 AND m.losses < 2
       AND (m.expires_ms IS NULL OR m.expires_ms > ringpost.now_ms())
     ORDER BY m.priority, m.seq LIMIT w.rows - (SELECT count(*) FROM suspect u WHERE u.queue = w.queue)
-    FOR UPDATE SKIP LOCKED
+    FOR NO KEY UPDATE SKIP LOCKED
   ) s
 ),
 taken AS (
@@ -43,13 +42,15 @@ taken AS (
     m.keep_s, m.cancel_ms, m.priority, m.started_ms
 )
 """
-TAKEN = (
-    "SELECT k.seq, k.queue, k.fence, k.attempts, k.losses, k.generation, k.created_ms, k.line, k.expires_ms, k.kind,"
-    " k.keep_s, k.cancel_ms, k.started_ms, l.id,"
-    " l.headers, l.body, l.crc FROM taken k JOIN ringpost.letter l ON l.seq = k.seq"
-    " ORDER BY k.priority, k.seq"
+_COLUMNS = (
+    "k.seq, k.queue, k.fence, k.attempts, k.losses, k.generation, k.created_ms, k.line, k.expires_ms, k.kind,"
+    " k.keep_s, k.cancel_ms, k.started_ms, l.id, l.headers, l.body, l.crc"
 )
-_CLAIM = "WITH" + CLAIM + TAKEN
+_TAKEN = f"SELECT {_COLUMNS} FROM taken k JOIN ringpost.letter l ON l.seq = k.seq ORDER BY k.priority, k.seq"
+# The same with one more column and one more row, for a statement that also settles.
+TAKEN_AND = f"SELECT * FROM ({_TAKEN}) claimed CROSS JOIN (SELECT NULL::bigint[]) won UNION ALL"
+NOTHING = ", ".join(["NULL"] * (_COLUMNS.count(",") + 1))
+_CLAIM = "WITH" + CLAIM + _TAKEN
 NEXT_DUE = "SELECT min(due_ms) - ringpost.now_ms() FROM ringpost.message WHERE state = 2"
 
 
@@ -78,19 +79,19 @@ class Want:
         ]
 
 
-async def claim(turn: Turn, want: Want, holder: int) -> list[Delivery]:
+async def claim(turn: Turn, want: Want, holder: int) -> Sequence[Row]:
     """Take at most as many of each queue as wanted, all under one new fence."""
-    return await deliveries(turn, await turn.db.fetch(_CLAIM, *want.values(turn.queues.by_name, holder)))
+    return await turn.db.fetch(_CLAIM, *want.values(turn.queues.by_name, holder))
 
 
-async def deliveries(turn: Turn, rows: Sequence[Row]) -> list[Delivery]:
-    """Make deliveries of claimed rows; one whose bytes don't fit its checksum ends here."""
+def deliveries(turn: Turn, rows: Sequence[Row]) -> tuple[list[Delivery], list[int]]:
+    """Make deliveries of claimed rows; gives beside them the refs of those whose bytes don't fit their checksums."""
     found: list[Delivery] = []
     damaged: list[int] = []
     known = turn.queues.by_no
     for row in rows:
         (seq, no, fence, attempts, losses, generation, created_ms, line, expires_ms, kind, keep_s) = row[:11]
-        cancel_ms, started_ms, id, headers, body, crc = row[11:]
+        cancel_ms, started_ms, id, headers, body, crc = row[11:17]
         queue = known[no]
         if crc32(id + headers + body, queue.seed) != crc:
             damaged.append(seq)
@@ -115,10 +116,8 @@ async def deliveries(turn: Turn, rows: Sequence[Row]) -> list[Delivery]:
                 started_ms,
             )
         )
-    if damaged:
-        await postgres_end.end(turn, damaged, State.DEAD, Cause.CHECKSUM, "m.state = 5")
     turn.touched.update([delivery.id for delivery in found])
-    return found
+    return found, damaged
 
 
 _KINDS = {int(kind): kind for kind in Kind}

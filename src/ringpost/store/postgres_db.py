@@ -94,6 +94,10 @@ class Db:
     def closed(self) -> bool:
         return self.driver.is_closed()
 
+    @property
+    def in_transaction(self) -> bool:
+        return self.driver.is_in_transaction()
+
     async def fetch(self, sql: str, *values: Any) -> list[Row]:
         """Run one statement; a transaction of its own unless one is open."""
         if self._pooled and not self.driver.is_in_transaction():

@@ -24,7 +24,6 @@ _END = (
     " ended AS (UPDATE ringpost.message m SET state = $2::smallint, cause = $3::smallint, settled_ms = t.ms,"
     " losses = m.losses + $4, purge_ms = {purge}, holder = 0 FROM t WHERE m.seq = ANY($1::bigint[]) AND {guard}"
     " RETURNING m.seq, m.queue, m.attempts, m.generation, m.line, m.size, m.kind),"
-    " quiet AS (DELETE FROM ringpost.progress p USING ended e WHERE p.seq = e.seq),"
     " tallied AS (INSERT INTO ringpost.tally SELECT queue, 0, count(*), -count(*), -sum(size), sum(size) FROM ended"
     " WHERE kind = 2 GROUP BY queue)"
     " SELECT e.seq, l.id, e.queue, e.attempts, e.generation, l.headers, l.body, e.line FROM ended e"

@@ -1,5 +1,6 @@
 """Settling: how a worker's deliveries ended, a whole batch as one statement that compares each fence."""
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -7,17 +8,18 @@ import msgspec
 
 from ringpost.core.keep import KEEP_DEAD_S
 from ringpost.core.message import Answer, Cause, Failure, Kind, Settlement, State
-from ringpost.store import postgres_end, postgres_put
-from ringpost.store.postgres_db import Db
+from ringpost.store import postgres_claim, postgres_end, postgres_put
+from ringpost.store.postgres_db import Db, Row
 from ringpost.store.postgres_turn import Turn, columns
 
 FAILURES_KEPT = 5
 _JSON = "application/json"
 _ANSWERED = (State.SUCCEEDED, State.FAILED)
 
-# Arrays of one settlement a row; $8 to $13 the answers that are more than a status, $14 to $17 the failures.
-SETTLE = f"""
-WITH t AS MATERIALIZED (SELECT ringpost.now_ms() AS ms),
+# Arrays of one settlement a row. `state + 0`: by the row's own index, and not by that of all that run, in which those
+# that ran a moment ago still stand.
+_WON = f"""
+t AS MATERIALIZED (SELECT ringpost.now_ms() AS ms),
 won AS (
   UPDATE ringpost.message m SET state = g.goal, status = g.status, cause = g.cause, attempts = m.attempts + g.charge,
     holder = 0, settled_ms = CASE WHEN g.goal >= 10 THEN t.ms END,
@@ -26,9 +28,16 @@ won AS (
     due_ms = CASE WHEN g.goal = 2 THEN greatest(m.due_ms, t.ms + g.delay_ms) ELSE m.due_ms END
   FROM t, unnest($1::bigint[], $2::bigint[], $3::smallint[], $4::smallint[], $5::smallint[], $6::int[], $7::bigint[])
     AS g(seq, fence, goal, status, cause, charge, delay_ms)
-  WHERE m.seq = g.seq AND m.fence = g.fence AND m.state = 5
+  WHERE m.seq = g.seq AND m.fence = g.fence AND m.state + 0 = 5
   RETURNING m.seq, m.fence, m.queue, m.kind, m.size, m.state
 ),
+tallied AS (
+  INSERT INTO ringpost.tally SELECT queue, 0, count(*), -count(*), -sum(size), sum(size) FROM won
+  WHERE kind = 2 AND state >= 10 GROUP BY queue
+)
+"""
+# The answers that are more than a status, and the failures; of most batches there are none.
+_MORE = """,
 answered AS (
   INSERT INTO ringpost.outcome (seq, content_type, retry_after_s, processed, body)
   SELECT a.seq, a.content_type, a.retry_after_s, a.processed, a.body
@@ -43,13 +52,18 @@ failed AS (
   SELECT f.seq, f.slot, f.detail FROM unnest($14::bigint[], $15::bigint[], $16::smallint[], $17::bytea[])
     AS f(seq, fence, slot, detail) JOIN won ON won.seq = f.seq AND won.fence = f.fence
   ON CONFLICT (seq, slot) DO UPDATE SET detail = excluded.detail
-),
-quiet AS (DELETE FROM ringpost.progress p USING won WHERE p.seq = won.seq AND won.state >= 10),
-tallied AS (
-  INSERT INTO ringpost.tally SELECT queue, 0, count(*), -count(*), -sum(size), sum(size) FROM won
-  WHERE kind = 2 AND state >= 10 GROUP BY queue
 )
 """
+_SETTLE, _SETTLE_MORE = f"WITH {_WON} SELECT seq, fence FROM won", f"WITH {_WON}{_MORE} SELECT seq, fence FROM won"
+
+
+def _turn(won: str, used: int) -> str:
+    """Put settling and claiming into one statement; the claim's parameters come after the others."""
+    claim = re.sub(r"\$(\d+)", lambda match: f"${int(match[1]) + used}", postgres_claim.CLAIM)
+    return f"WITH {won}, {claim} {postgres_claim.TAKEN_AND} SELECT {postgres_claim.NOTHING}, array_agg(seq) FROM won"
+
+
+_TURN, _TURN_MORE = _turn(_WON, 7), _turn(_WON + _MORE, 17)
 _ONE_OUTCOME = (
     "INSERT INTO ringpost.outcome (seq, content_type, retry_after_s, processed, body) VALUES ($1, $2, $3, $4, $5)"
     " ON CONFLICT (seq) DO UPDATE SET content_type = excluded.content_type, retry_after_s = excluded.retry_after_s,"
@@ -59,7 +73,6 @@ _ONE_FAILURE = (
     "INSERT INTO ringpost.failure (seq, slot, detail) VALUES ($1, $2, $3)"
     " ON CONFLICT (seq, slot) DO UPDATE SET detail = excluded.detail"
 )
-_SETTLE = SETTLE + "SELECT seq, fence FROM won"
 # What an earlier try has settled, whose answer didn't come: nobody else can have, as nobody else has this fence.
 _SETTLED_BEFORE = (
     "SELECT m.seq, m.fence FROM ringpost.message m"
@@ -94,13 +107,8 @@ def removes(one: Settlement) -> bool:
     return one.remove or (one.delivery.kind is Kind.CALL and one.to not in _ANSWERED)
 
 
-def plain(one: Settlement) -> bool:
-    """Say whether a settlement is one row's own affair, so that it can share a statement with a claim."""
-    return one.delivery.line is None and not one.staged and one.to is not State.DEAD and not removes(one)
-
-
-def values(settlements: Sequence[Settlement]) -> list[list[object]]:
-    """Give the arrays that `SETTLE` takes."""
+def _values(settlements: Sequence[Settlement]) -> list[list[object]]:
+    """Give the arrays that settling takes."""
     rows: list[tuple[object, ...]] = []
     answers: list[tuple[object, ...]] = []
     failures: list[tuple[object, ...]] = []
@@ -115,6 +123,8 @@ def values(settlements: Sequence[Settlement]) -> list[list[object]]:
         if one.failure is not None:
             slot = delivery.attempt % FAILURES_KEPT
             failures.append((delivery.ref, delivery.fence, slot, msgspec.json.encode(one.failure)))
+    if not answers and not failures:
+        return columns(rows)
     return [
         *columns(rows),
         *(columns(answers) or [[] for _ in range(6)]),
@@ -122,11 +132,28 @@ def values(settlements: Sequence[Settlement]) -> list[list[object]]:
     ]
 
 
+def plain(one: Settlement) -> bool:
+    """Say whether a settlement is one row's own affair, so that it can share a statement with a claim."""
+    alone = one.delivery.line is None and not one.staged and not one.sql
+    return alone and one.to is not State.DEAD and not removes(one)
+
+
+async def settle_and_claim(turn: Turn, settlements: Sequence[Settlement], want: list[object]) -> Sequence[Row]:
+    """Settle what is plain and claim, in one statement; what was claimed comes first, then the refs that were won."""
+    values = _values(settlements)
+    sql = _TURN if len(values) == 7 else _TURN_MORE
+    rows = await turn.db.fetch(sql, *values, *want)
+    await note(turn, settlements)
+    return rows
+
+
 async def _settle_rows(turn: Turn, settlements: Sequence[Settlement]) -> set[tuple[int, int]]:
     """Settle rows that stay; gives ref and fence of each that was won."""
     if not settlements:
         return set()
-    won = {(row[0], row[1]) for row in await turn.db.fetch(_SETTLE, *values(settlements))}
+    values = _values(settlements)
+    sql = _SETTLE if len(values) == 7 else _SETTLE_MORE
+    won = {(row[0], row[1]) for row in await turn.db.fetch(sql, *values)}
     if turn.again and len(won) < len(settlements):
         goals = [(one.delivery.ref, one.delivery.fence, one.to) for one in settlements]
         won |= {(row[0], row[1]) for row in await turn.db.fetch(_SETTLED_BEFORE, *columns(goals))}

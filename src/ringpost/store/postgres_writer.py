@@ -14,12 +14,12 @@ from typing import Any
 from msgspec import Struct
 
 from ringpost.contract.errors import StoreError
-from ringpost.core.message import Delivery, Message, Settlement
+from ringpost.core.message import Cause, Delivery, Message, Settlement, State
 from ringpost.settings import Settings
-from ringpost.store import postgres_claim, postgres_deferred, postgres_put, postgres_read
+from ringpost.store import postgres_claim, postgres_deferred, postgres_end, postgres_put, postgres_read, postgres_settle
 from ringpost.store.port import Claimed, Put
 from ringpost.store.postgres_claim import Want
-from ringpost.store.postgres_db import Again, Db, Lost, is_said
+from ringpost.store.postgres_db import Again, Db, Lost, Row, is_said
 from ringpost.store.postgres_link import PATIENCE_S, Link
 from ringpost.store.postgres_put import Room, signed
 from ringpost.store.postgres_server import Server
@@ -162,20 +162,33 @@ class Writer:
     async def _transact(self, db: Db, asks: list[Ask], *, again: bool) -> Turn:
         await self.queues.make(db, set[str]().union(*(ask.queues for ask in asks)))
         turn = Turn(db, self.queues, again=again)
-        await db.begin()
+        if not again and _alone(asks):  # the statement is the transaction, but for a pooler
+            await self._undoing(db, self._do(turn, asks))
+        else:
+            await db.begin()
+            await self._undoing(db, self._do_together(turn, asks))
+        self._learn(asks)
+        return turn
+
+    async def _undoing(self, db: Db, work: Awaitable[None]) -> None:
+        """Do something, and roll back whatever of it is open if it fails."""
         try:
-            if again:
-                await self._give_back(turn, asks)
-            await self._do(turn, asks)
-            await db.commit()
+            await work
         except BaseException:
             self.queues.forget()  # some may have been made within
             await db.roll_back()
             raise
-        self._learn(asks)
-        return turn
+
+    async def _do_together(self, turn: Turn, asks: list[Ask]) -> None:
+        if turn.again:
+            await self._give_back(turn, asks)
+        await self._do(turn, asks)
+        await turn.db.commit()
 
     async def _do(self, turn: Turn, asks: list[Ask]) -> None:
+        if len(asks) == 1 and asks[0].want is not None and asks[0].settlements and _alone(asks):
+            asks[0].value = await self._settle_and_claim(turn, asks[0].settlements, asks[0].want)
+            return
         settlements = [one for ask in asks for one in ask.settlements]
         settled, unsettled = await postgres_deferred.settle_all(turn, settlements, self._server.schema)
         messages = [message for ask in asks for message in ask.messages]
@@ -201,11 +214,35 @@ class Writer:
         if turn.missed:
             await postgres_read.count_gaps(turn)
 
+    async def _settle_and_claim(self, turn: Turn, settlements: Sequence[Settlement], want: Want) -> Claimed:
+        """Take the turn of a busy worker: one statement."""
+        rows = await postgres_settle.settle_and_claim(
+            turn, settlements, want.values(turn.queues.by_name, signed(want.holder))
+        )
+        won: set[int] = set(rows[-1][-1] or ())
+        found = await self._deliveries(turn, rows[:-1])
+        full = bool(found) and len(found) >= sum(want.queues.values())
+        settled = [one.delivery.ref in won for one in settlements]
+        return Claimed(found, settled, None if full else await postgres_claim.next_due_s(turn))
+
     async def _claim(self, turn: Turn, want: Want, settled: list[bool]) -> Claimed:
         await self.queues.make(turn.db, want.queues)
-        found = await postgres_claim.claim(turn, want, signed(want.holder))
+        found = await self._deliveries(turn, await postgres_claim.claim(turn, want, signed(want.holder)))
         full = bool(found) and len(found) >= sum(want.queues.values())
         return Claimed(found, settled, None if full else await postgres_claim.next_due_s(turn))
+
+    async def _deliveries(self, turn: Turn, rows: Sequence[Row]) -> list[Delivery]:
+        """Make deliveries of claimed rows; one whose bytes don't fit its checksum ends here."""
+        found, damaged = postgres_claim.deliveries(turn, rows)
+        if damaged:
+            alone = not turn.db.in_transaction
+            if alone:
+                await turn.db.begin()
+            await postgres_end.end(turn, damaged, State.DEAD, Cause.CHECKSUM, "m.state = 5")
+            await turn.put_letters(postgres_put.put_all)
+            if alone:
+                await turn.db.commit()
+        return found
 
     async def _room(self, turn: Turn, messages: Sequence[Message]) -> Room:
         """Give what is known of how full the queues are: counted anew once a second, or each time where it matters."""
@@ -250,6 +287,23 @@ class Writer:
         if key not in self.fences and len(self.fences) >= 1000:
             self.fences.pop(next(iter(self.fences)))
         self.fences[key] = max(self.fences.get(key, 0), fence)
+
+
+def _alone(asks: list[Ask]) -> bool:
+    """Say whether a turn is one statement: plain puts, or the plain settlements and the claim of one worker."""
+    if any(ask.act is not None for ask in asks):
+        return False
+    if all(ask.want is None and not ask.settlements for ask in asks):
+        return all(_plain(message) for ask in asks for message in ask.messages)
+    if len(asks) > 1 or asks[0].want is None:
+        return False
+    settlements = asks[0].settlements
+    refs = {one.delivery.ref for one in settlements}
+    return len(refs) == len(settlements) and all(postgres_settle.plain(one) for one in settlements)
+
+
+def _plain(message: Message) -> bool:
+    return message.line is None and message.dedup is None and message.reserve is None and not message.event
 
 
 def _told(exc: BaseException, shown: str) -> BaseException:

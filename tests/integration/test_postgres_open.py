@@ -1,0 +1,125 @@
+"""Opening a PostgreSQL store: what the server is worth, what is refused, and that no password gets out."""
+
+import logging
+
+import pytest
+from postgres_stores import PostgresStores
+from real_postgres import RealPostgres
+
+from ringpost.contract.errors import StoreError
+from ringpost.core.message import Message
+from ringpost.settings import Settings
+from ringpost.store import postgres_alarm, store_for
+from ringpost.store.postgres import PostgresStore
+from ringpost.testing.conformance.suite import message
+
+URL = "postgresql://clerk:s3cret@127.0.0.1:1/shop"
+
+
+async def refusal(store: PostgresStore, *, create: bool = True) -> str:
+    with pytest.raises(StoreError) as raised:
+        await store.open(create=create)
+    await store.close()
+    return str(raised.value)
+
+
+async def test_a_server_that_syncs_is_durable(postgres: RealPostgres) -> None:
+    store = PostgresStore(postgres.url(postgres.new_database()))
+    facts = await store.open(create=True)
+    assert (facts.level, len(facts.store_id)) == ("durable", 16)
+    await store.close()
+    assert (await store_again(postgres, store)).store_id == facts.store_id
+
+
+async def store_again(postgres: RealPostgres, store: PostgresStore) -> "object":
+    again = PostgresStore(postgres.url(f"test_{postgres._databases}"))
+    facts = await again.open()
+    await again.close()
+    return facts
+
+
+async def test_a_server_that_does_not_sync_is_refused_by_name(fast_postgres: RealPostgres) -> None:
+    url = fast_postgres.url(fast_postgres.new_database())
+    said = await refusal(PostgresStore(url))
+    assert "fsync = off" in said
+    assert 'durability = "buffered"' in said
+    store = PostgresStore(url, Settings(durability="buffered"))
+    assert (await store.open(create=True)).level == "buffered"
+    await store.close()
+
+
+async def test_asynchronous_commits_are_refused_by_name(postgres: RealPostgres) -> None:
+    database = postgres.new_database()
+    postgres.execute("postgres", f"ALTER DATABASE {database} SET synchronous_commit = off")
+    assert "synchronous_commit = off" in await refusal(PostgresStore(postgres.url(database)))
+
+
+async def test_what_can_not_be_written_is_refused(postgres: RealPostgres) -> None:
+    database = postgres.new_database()
+    postgres.execute("postgres", f"ALTER DATABASE {database} SET default_transaction_read_only = on")
+    assert "read only" in await refusal(PostgresStore(postgres.url(database)))
+
+
+async def test_only_who_may_create_creates(postgres: RealPostgres) -> None:
+    url = postgres.url(postgres.new_database())
+    assert "ringpost init" in await refusal(PostgresStore(url), create=False)
+
+
+async def test_a_schema_of_newer_code_is_refused(postgres: RealPostgres) -> None:
+    database = postgres.new_database()
+    store = PostgresStore(postgres.url(database))
+    await store.open(create=True)
+    await store.close()
+    postgres.execute(database, "UPDATE ringpost.meta SET value = '99' WHERE key = 'schema'")
+    assert "newer Ringpost" in await refusal(PostgresStore(postgres.url(database)))
+
+
+async def test_two_schemas_are_two_stores(postgres: RealPostgres) -> None:
+    url = postgres.url(postgres.new_database())
+    one, other = PostgresStore(url), PostgresStore(f"{url}&schema=other")
+    ids = {(await store.open(create=True)).store_id for store in (one, other)}
+    assert len(ids) == 2
+    sent: Message = message(b"1")
+    await one.put([sent])
+    assert [await store.read([sent.id]) == [None] for store in (one, other)] == [False, True]
+    await one.close()
+    await other.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [URL, URL.replace(":1/", ":x/"), URL.replace("/shop", ""), URL + "?schema=Not%20a%20name", URL + "?sslmode=often"],
+)
+async def test_no_password_is_told(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    with pytest.raises(StoreError) as raised:
+        await store_for(url, Settings()).open()
+    told = [str(raised.value), repr(raised.value), caplog.text]
+    assert not any("s3cret" in text for text in told)
+
+
+async def test_a_transaction_that_stays_open_raises_an_alarm(
+    fast_postgres: RealPostgres, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores = PostgresStores(fast_postgres)
+    store, _ = stores.empty(Settings())
+    await store.open()
+    other = PostgresStore(stores.url, Settings(durability="buffered"))
+    await other.open()
+    transaction = other.begin(lambda: "here")
+    await transaction.lock()
+    assert await store._read(lambda db: postgres_alarm.alarms(db, 3600.0)) == []
+    (alarm,) = await store._read(lambda db: postgres_alarm.alarms(db, 0.0))
+    assert "pg_terminate_backend" in alarm
+    await transaction.rollback()
+    assert await store._read(lambda db: postgres_alarm.alarms(db, 0.0)) == []
+    monkeypatch.setattr(store, "alarms", _something)
+    await store.tend()
+    assert "something is wrong" in caplog.text
+    await other.close()
+    await store.close()
+    stores.close()
+
+
+async def _something() -> list[str]:
+    return ["something is wrong"]

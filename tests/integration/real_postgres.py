@@ -71,7 +71,7 @@ class RealPostgres:
         raise NoServer(f"the server did not start: {(self._folder / 'log').read_text()[-500:]}")
 
     def launch(self) -> None:
-        """Start the server's process; `wait_until_there` waits for it."""
+        """Start the server's process."""
         log = (self._folder / "log").open("ab")
         with log:
             self._process = subprocess.Popen(
@@ -92,8 +92,15 @@ class RealPostgres:
         self._process.send_signal(how)
         self._process.wait(_START_S)
 
-    def wait_until_there(self) -> None:
-        assert self._answers(), (self._folder / "log").read_text()[-500:]
+    def relaunch(self) -> None:
+        """Start it again on the same port and data, and wait until it answers. After a KILL its sessions may still be
+        there for a moment, and as long as they are it refuses to start."""
+        until_s = time.monotonic() + _START_S
+        while time.monotonic() < until_s:
+            self.launch()
+            if self._answers():
+                return
+        raise NoServer(f"the server did not come back: {self.log[-500:]}")
 
     def stop(self) -> None:
         self.portal.close()

@@ -256,7 +256,7 @@ class _Opened:
     ) -> None:
         self.writer = Writer(server, settings, self.committed, give_back)
         self.side = Link(server.connect)
-        self.pool = Pool(server.connect)
+        self.pool = Pool(server.connect, self.side)
         self.renewal = Renewal(server.connect, server.shown)
         self.waiting = Waiting(look)
         self.bell = Bell(server, self.side, secrets.token_hex(8), self.waiting.heard)

@@ -26,8 +26,10 @@ Found = TypeVar("Found")
 class Pool:
     """The connections of transactions: as many as are open at once, at most CONNECTIONS_MAX; the others wait."""
 
-    def __init__(self, connect: Connect) -> None:
+    def __init__(self, connect: Connect, side: Link) -> None:
         self._connect = connect
+        self._side = side
+        self._queues = Queues()
         self._free = asyncio.Semaphore(CONNECTIONS_MAX)
         self._idle: list[Link] = []
         self._closed = False
@@ -40,6 +42,13 @@ class Pool:
         except BaseException:
             self._free.release()
             raise
+
+    async def know(self, names: set[str]) -> Queues:
+        """Give the queues of these names and all that are known. New ones are made in a commit of their own: a number
+        that a transaction made and took back must not be remembered."""
+        if not names <= self._queues.by_name.keys():
+            await self._side.read(lambda db: self._queues.make(db, names))
+        return self._queues.copy()
 
     async def give(self, link: Link) -> None:
         self._free.release()
@@ -67,6 +76,7 @@ class PostgresTransaction:
         self._link: Link | None = None
         self._db: Db | None = None
         self._begun = False
+        self._used_s = time.monotonic()  # when the last statement ended
         self._over = False
 
     @property
@@ -128,14 +138,11 @@ class PostgresTransaction:
             text, values = postgres_statement.positional(statement)
             postgres_statement.check(text, self._schema)
             await db.user_fetch(text, *values)
-        turn = Turn(db, Queues())
-        messages = staged if settlement is None else ()
-        await turn.queues.make(db, [message.queue for message in messages if not message.event])
-        if settlement is not None:
-            await turn.queues.make(db, [settlement.delivery.queue])
-            if not (await postgres_settle.settle_all(turn, [settlement]))[0]:
-                return False
-        if messages:
+        messages = staged if settlement is None else settlement.staged
+        turn = Turn(db, await self._pool.know(_names(settlement, messages)))
+        if settlement is not None and not (await postgres_settle.settle_all(turn, [settlement]))[0]:
+            return False
+        if settlement is None and messages:
             await postgres_put.put_all(turn, messages, None)
         await turn.put_letters(postgres_put.put_all)
         if turn.missed:
@@ -175,9 +182,12 @@ class PostgresTransaction:
 
     async def _guarded(self, work: Awaitable[Found]) -> Found:
         try:
-            return await work
+            done = await work
+            self._used_s = time.monotonic()
+            return done
         except Lost as exc:
-            if stood_idle(exc.__cause__):
+            idle = self._begun and time.monotonic() - self._used_s >= IDLE_S_MAX
+            if idle or stood_idle(exc.__cause__):
                 raise TransactionHeldTooLong(
                     f"a transaction stood idle for {IDLE_S_MAX:g} s and was rolled back, {self._where()}"
                 ) from exc
@@ -197,3 +207,8 @@ class PostgresTransaction:
     def _check_open(self) -> None:
         if self._over:
             raise UsageError("this transaction is over: it ends with its handling")
+
+
+def _names(settlement: Settlement | None, staged: Sequence[Message]) -> set[str]:
+    names = {message.queue for message in staged if not message.event}
+    return names if settlement is None else names | {settlement.delivery.queue}

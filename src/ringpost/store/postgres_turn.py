@@ -54,6 +54,13 @@ class Queues:
             queue = self.by_no[no]
         return queue
 
+    def copy(self) -> "Queues":
+        """Give what is known now, for a transaction that may make more and be rolled back."""
+        copied = Queues()
+        copied.by_name.update(self.by_name)
+        copied.by_no.update(self.by_no)
+        return copied
+
     def forget(self) -> None:
         self.by_name.clear()
         self.by_no.clear()

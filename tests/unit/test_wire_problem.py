@@ -183,6 +183,7 @@ def test_an_undeclared_problem_is_no_answer() -> None:
         ("too_far", OperationFailed),
         ("outcome_unknown", OperationFailed),
         ("unavailable", Unavailable),
+        ("maintenance", Unavailable),
         ("overloaded", Overloaded),
         ("queue_full", Overloaded),
         ("deadline_exceeded", DeadlineExceeded),

@@ -130,8 +130,7 @@ class AtDoor:
         response = await self._ask("DELETE")
         if response.status == 409:
             return "too_late"
-        monitor = _monitor(self._checked(response).body, self._id)
-        return "cancelled" if monitor["state"] == "cancelled" else "requested"
+        return "cancelled" if self._checked(response).status == 200 else "requested"
 
     async def _ask(
         self,

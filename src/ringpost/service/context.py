@@ -210,13 +210,7 @@ class Context(Caller):
     async def call(
         self, operation: Operation[Request, Reply], request: Fits[Request], /, **options: Unpack[CallOptions]
     ) -> Reply:
-        if self._ended:
-            raise over()
-        if self._tx is not None and self._tx._begun:
-            raise UsageError(
-                f"{self._handler.name} called {operation.full_name} after its Transaction had written: others would "
-                "wait as long as the call takes. Call before the first write or lock, defer the write, or send."
-            )
+        self._check_may_wait(operation)
         return await self._means.router.call(operation, request, options, self._parent())
 
     async def call_or_send(
@@ -236,8 +230,7 @@ class Context(Caller):
 
         Raises as `call` does, but for what would say that nobody answered: that only without a store here.
         """
-        if self._ended:
-            raise over()
+        self._check_may_wait(operation)
         check_call_options(options, "call_or_send")
         asked = cast(CallOptions, options.copy())
         if wait is not None:
@@ -330,6 +323,16 @@ class Context(Caller):
     def _check_cancelled(self) -> None:
         if self.cancelled is not None:
             raise Cancelled(self.cancelled)
+
+    def _check_may_wait(self, operation: Operation[Any, Any]) -> None:
+        """Refuse what waits for others while others wait for this handler's Transaction."""
+        if self._ended:
+            raise over()
+        if self._tx is not None and self._tx._begun:
+            raise UsageError(
+                f"{self._handler.name} called {operation.full_name} after its Transaction had written: others would "
+                "wait as long as the call takes. Call before the first write or lock, defer the write, or send."
+            )
 
     def _store(self) -> Store:
         store = self._means.store

@@ -12,9 +12,9 @@ def count_at_the_door(condition: Condition) -> None:
     """Let every door of this process note what comes and how quickly it is refused, at once or after a wait."""
     answer, turn_away = Door.__call__, Door.turn_away
 
-    def turned_away(door: Door, request: Request) -> Response | None:
+    def turned_away(door: Door, request: Request, crowded: bool = False) -> Response | None:
         began_s = time.perf_counter()
-        response = turn_away(door, request)
+        response = turn_away(door, request, crowded)
         if response is not None:  # else it comes to the door
             condition.came(request.path)
             condition.refusals_ms.append((time.perf_counter() - began_s) * 1000)

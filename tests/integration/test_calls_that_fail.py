@@ -23,7 +23,8 @@ from ringpost import (
     UsageError,
     blocking,
 )
-from ringpost.client import guards, outbound
+from ringpost.client import guard, guards, outbound
+from ringpost.client.attempt import Attempt
 from ringpost.core import call_retry, notes
 from ringpost.core.breaker import GOOD_CLOSE, Breaker
 from ringpost.core.budget import Budget
@@ -463,6 +464,37 @@ async def test_hanging_calls_open_it_and_it_closes_after_healing() -> None:
                 with suppress(Unavailable):
                     good += await client.call(Far.write, 1) == 7
                 await asyncio.sleep(0.01)
+
+
+async def broken_off_while_they_hang(client: Client) -> bool:
+    """Say whether calls are broken off before the first of those that hang has ended."""
+    hanging = [asyncio.ensure_future(client.call(Far.write, 1, timeout=1.5)) for _ in range(20)]
+    try:
+        await until(lambda: any(not one.breaker.passing for one in guards.PROCESS.all()) or hanging[0].done())
+        return not any(one.done() for one in hanging)
+    finally:
+        for one in hanging:
+            one.cancel()
+        await asyncio.wait(hanging)
+
+
+HANG_SOON = {"far.write": {"slow_s": 0.2}}
+
+
+async def test_a_hang_is_noticed_before_the_first_deadline() -> None:
+    async with a_door(hang) as door, a_client(door, policies=HANG_SOON) as client:
+        assert await broken_off_while_they_hang(client)
+        with pytest.raises(Unavailable, match=r"calls take 0\.2 s and longer"):
+            await client.call(Far.write, 1)
+
+
+async def test_a_twin_that_waits_for_how_they_end_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unmoved(self: guard.Guard, this: Attempt, now_s: float) -> None:
+        this.overdue = False
+
+    monkeypatch.setattr(guard.Guard, "_overdue", unmoved)
+    async with a_door(hang) as door, a_client(door, policies=HANG_SOON) as client:
+        assert not await broken_off_while_they_hang(client)
 
 
 async def test_impatience_isn_t_the_target_s_fault() -> None:

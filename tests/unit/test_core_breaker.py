@@ -1,12 +1,25 @@
 """The breaker of calls: opens on shares of enough calls, lets one probe out at a time, and forgets what is old."""
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterable
+from itertools import count as numbers
+from itertools import takewhile
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ringpost.core.breaker import CALLS_MIN, GOOD_CLOSE, PAUSE_S_FIRST, PAUSE_S_MAX, WINDOW_S, Breaker, Rule
+from ringpost.core.breaker import (
+    CALLS_MIN,
+    ERRORS_S_MIN,
+    GOOD_CLOSE,
+    PAUSE_S_FIRST,
+    PAUSE_S_MAX,
+    WINDOW_S,
+    Breaker,
+    Rule,
+    beyond_chance,
+)
 
 QUICK_S, SLOW_S = 0.01, 3.0
 
@@ -84,6 +97,90 @@ def test_only_the_last_ten_seconds_count(ends: list[tuple[str, float]]) -> None:
             return
         for count, at in ((reading.calls, 0), (reading.errors, 1)):
             assert over(WINDOW_S - 2)[at] <= count <= over(WINDOW_S + 0.001)[at]
+
+
+# --- by the newest calls
+
+HEALTHY_S = 15.0
+RATES = [20, 33, 100, 1000]
+OFFSETS_S = [0.0, 0.13, 0.31, 0.49]  # where the buckets lie is chance
+
+
+def instants(rate: float, begin_s: float, end_s: float) -> Iterable[float]:
+    return takewhile(lambda at_s: at_s < end_s, (begin_s + number / rate for number in numbers()))
+
+
+def opens_after_s(
+    rate: float, offset_s: float, end: Callable[[Breaker, float], bool], breaker: Breaker | None = None
+) -> float:
+    """Give how long after the begin of bad times it opens, at the end of 15 good seconds."""
+    breaker, bad_s = breaker or Breaker(), 100.0 + HEALTHY_S + offset_s
+    for at_s in instants(rate, 100.0, bad_s):
+        breaker.good(at_s, QUICK_S)
+    return next((at_s - bad_s for at_s in instants(rate, bad_s, bad_s + WINDOW_S) if end(breaker, at_s)), WINDOW_S)
+
+
+def failing(breaker: Breaker, now_s: float) -> bool:
+    return breaker.bad(now_s, "it is down")
+
+
+def crawling(breaker: Breaker, now_s: float) -> bool:
+    return breaker.good(now_s, SLOW_S)
+
+
+@pytest.mark.parametrize("offset_s", OFFSETS_S)
+@pytest.mark.parametrize("rate", RATES)
+def test_after_long_health_it_opens_within_two_seconds_at_any_rate(rate: float, offset_s: float) -> None:
+    assert ERRORS_S_MIN / 2 <= opens_after_s(rate, offset_s, failing) <= 2.0
+    assert opens_after_s(rate, offset_s, crawling) <= 2.0
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_a_target_that_is_started_anew_opens_nothing(rate: float) -> None:
+    """All fails for half a second, then nothing."""
+    breaker = Breaker()
+    for at_s in instants(rate, 0.0, HEALTHY_S):
+        breaker.good(at_s, QUICK_S)
+    for at_s in instants(rate, HEALTHY_S, HEALTHY_S + ERRORS_S_MIN / 2):
+        assert not breaker.bad(at_s, "nobody listens there")
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_three_of_ten_that_fail_by_chance_open_nothing(rate: float) -> None:
+    seed = random.randrange(1 << 32)
+    print("seed", seed)
+    chance, breaker = random.Random(seed), Breaker()
+    for at_s in instants(rate, 0.0, 20.0):
+        if chance.random() < 0.3:
+            breaker.bad(at_s, "no")
+        else:
+            breaker.good(at_s, QUICK_S)
+    assert breaker.state == "closed"
+
+
+@pytest.mark.parametrize(("calls", "bad"), [(20, 17), (100, 65), (1000, 548)])
+def test_the_fewer_calls_the_more_of_them_must_be_bad(calls: int, bad: int) -> None:
+    assert bad - 1 < beyond_chance(calls, 0.5) <= bad
+
+
+@pytest.mark.parametrize("calls", [20, 1000])
+def test_all_of_them_are_always_enough_unless_nothing_ever_is(calls: int) -> None:
+    assert beyond_chance(calls, 0.99) <= calls
+    assert beyond_chance(calls, 1.0) <= calls
+    assert beyond_chance(calls, 2.0) > calls
+
+
+def test_a_failure_that_was_counted_as_slow_is_one_call() -> None:
+    breaker = Breaker()
+    for _ in range(CALLS_MIN - 1):
+        breaker.good(0.0, SLOW_S)
+        breaker.bad(0.0, "no answer in time", slow=True, counted=True)
+    reading = breaker.reading(0.0)
+    assert (reading.calls, reading.errors, reading.slow) == (CALLS_MIN - 1,) * 3
+    assert breaker.passing
+
+
+# --- probes
 
 
 def test_open_it_lets_one_probe_out_after_a_pause() -> None:
@@ -229,6 +326,28 @@ class Forgetful(Breaker):
         self.turn_s = now_s + 1
 
 
+class Remembering(Breaker):
+    """A twin that judges by the whole window alone: five good seconds outweigh four bad ones."""
+
+    def _bad_of_late(self, now_s: float) -> bool:
+        return False
+
+
+def _health_outweighs() -> None:
+    assert opens_after_s(100, 0.0, failing, Remembering()) <= 2.0
+
+
+class Hasty(Breaker):
+    """A twin that judges the newest calls by the rule's share itself, however few they are."""
+
+    def _bad_of_late(self, now_s: float) -> bool:
+        return self.calls >= CALLS_MIN and self._errors >= self.calls * self.rule.error_rate
+
+
+def _a_restart_opens() -> None:
+    assert opens_after_s(1000, 0.0, failing, Hasty()) >= ERRORS_S_MIN / 2
+
+
 def _as(twin: type[Breaker]) -> Breaker:
     breaker = twin()
     for _ in range(CALLS_MIN):
@@ -254,7 +373,7 @@ def _old_calls_count() -> None:
     assert breaker.passing
 
 
-@pytest.mark.parametrize("broken", [_two_probes, _one_is_enough, _old_calls_count])
+@pytest.mark.parametrize("broken", [_two_probes, _one_is_enough, _old_calls_count, _health_outweighs, _a_restart_opens])
 def test_twins_are_caught(broken: Callable[[], None]) -> None:
     with pytest.raises(AssertionError):
         broken()

@@ -9,12 +9,11 @@ import select
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from enum import IntEnum
-from typing import cast
+from typing import Protocol, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from msgspec import Struct
 
-from ringpost.client.hedge import Hedge
 from ringpost.client.sweep import NEVER_S, Sweep
 from ringpost.contract.errors import DeadlineExceeded, TransportError, Unavailable
 from ringpost.wire.http import Response
@@ -52,6 +51,16 @@ class Received(Struct, gc=False):
             if name == "content-type":
                 content_type = value
         return Response(self.status, self.body, tuple(headers), content_type, self.stream)
+
+
+class Exchange(Protocol):
+    """What is told, from `due_s` on, that there is no answer yet; NEVER_S: nothing."""
+
+    due_s: float
+
+    def late(self, now_s: float, connection: "Connection", answer: "asyncio.Future[Received]") -> float:
+        """Take note that it is late; gives when to be told again, NEVER_S: not any more."""
+        ...
 
 
 class Phase(IntEnum):
@@ -93,7 +102,7 @@ class Connection(asyncio.Protocol):
     ) -> None:
         self.deadline_s = NEVER_S
         self.idle_since_s = 0.0
-        self._hedge: Hedge | None = None  # what begins before the deadline
+        self._exchange: Exchange | None = None  # who is told of it before the deadline
         self._until_s = NEVER_S
         self._loop = loop
         self._sweep = sweep
@@ -135,17 +144,17 @@ class Connection(asyncio.Protocol):
         return now_s - self.idle_since_s < CHECK_IDLE_S or not _readable(transport)
 
     def begin(
-        self, data: bytes, deadline_s: float, streams: bool = False, hedge: Hedge | None = None
+        self, data: bytes, deadline_s: float, streams: bool = False, exchange: Exchange | None = None
     ) -> asyncio.Future[Received]:
-        """Write a request in one piece and give the future of its answer. The connection must be usable. `hedge` begins
-        when it is late."""
+        """Write a request in one piece and give the future of its answer. The connection must be usable. `exchange` is
+        told when it is late."""
         transport = self._transport
         assert transport is not None and self._phase is _IDLE
         self._phase = _BUSY
         self._streams = streams
         self.deadline_s = deadline_s
-        if hedge is not None:
-            self._hedge, self._until_s, self.deadline_s = hedge, deadline_s, hedge.due_s
+        if exchange is not None and exchange.due_s < deadline_s:
+            self._exchange, self._until_s, self.deadline_s = exchange, deadline_s, exchange.due_s
         answer = self._answer = self._loop.create_future()
         if self._sweep.timer is None:
             self._sweep.arm()
@@ -159,8 +168,7 @@ class Connection(asyncio.Protocol):
         """
         if self._phase is _BUSY and self._answer is answer:
             self._phase = _DRAINING
-            self._hedge = None
-            self._answer = None
+            self._answer = self._exchange = None
             self.deadline_s = self._loop.time() + DRAIN_S
             self._sweep.arm()
 
@@ -171,11 +179,10 @@ class Connection(asyncio.Protocol):
     def expire(self) -> None:
         """The time of what is outstanding is over."""
         if self._phase is _BUSY:
-            answer, hedge = self._answer, self._hedge
+            answer = self._answer
             assert answer is not None
-            if hedge is not None:
-                self._hedge, self.deadline_s = None, self._until_s
-                hedge.begin(self, answer)
+            if self._exchange is not None and not answer.done():
+                self._tell_late(self._exchange, answer)
                 return
             self.abandon(answer)
             if not answer.done():
@@ -190,6 +197,13 @@ class Connection(asyncio.Protocol):
             self._fail(Unavailable(f"The stream from {self._name} fell silent.", processed="maybe"))
         elif self._phase is _DRAINING:
             self._abort()
+
+    def _tell_late(self, exchange: Exchange, answer: "asyncio.Future[Received]") -> None:
+        until_s = self._until_s
+        again_s = exchange.late(self._loop.time(), self, answer)
+        if again_s >= until_s:
+            self._exchange = None
+        self.deadline_s = min(again_s, until_s)
 
     # What the loop calls.
 
@@ -311,7 +325,7 @@ class Connection(asyncio.Protocol):
         if transport.is_closing() or transport.get_write_buffer_size():
             self._abort()
             return
-        self._answer = self._hedge = None
+        self._answer = self._exchange = None
         self._phase = _IDLE
         self.idle_since_s = self._loop.time()
         self._released(self)
@@ -332,7 +346,7 @@ class Connection(asyncio.Protocol):
         if not self._reusable or transport.is_closing() or transport.get_write_buffer_size():
             self._abort()
             return
-        self._answer = self._hedge = None
+        self._answer = self._exchange = None
         self._fields = []
         self._body = b""
         if self._chunks:
@@ -355,7 +369,7 @@ class Connection(asyncio.Protocol):
         self.deadline_s = self._loop.time() + STREAM_SILENCE_S
         self._stream = Stream(self._loop, self._transport, self._abort)
         received.stream = self._stream
-        self._answer = self._hedge = None
+        self._answer = self._exchange = None
         answer.set_result(received)
 
     def _fail(self, error: TransportError) -> None:
@@ -369,7 +383,7 @@ class Connection(asyncio.Protocol):
     def _abort(self) -> None:
         self._sweep.forget(self)
         self._phase = _CLOSED
-        self._answer = self._hedge = None
+        self._answer = self._exchange = None
         self._stream = None
         if self._transport is not None:
             self._transport.abort()

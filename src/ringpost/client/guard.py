@@ -1,20 +1,24 @@
 """What calls of one operation to one target go through in one event loop: breaker, bulkhead, budget, the hedge's time.
 
-Each attempt asks before and tells after. While the breaker is closed and there is room, asking is two comparisons.
+Each attempt asks before and tells after, and while it is out from when it is late. While the breaker is closed and
+there is room, asking is two comparisons.
 """
 
+import asyncio
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
-
+from ringpost.client.attempt import Attempt, Missed
 from ringpost.client.bulkhead import Bulkhead
 from ringpost.client.guards import Guards, Watch
+from ringpost.client.hedge import Hedge, Second
+from ringpost.client.outgoing import Posted
+from ringpost.client.sweep import NEVER_S
 from ringpost.contract.errors import TransportError, Unavailable
 from ringpost.core.attempt import NEUTRAL, End, end_of_answer, end_of_error
 from ringpost.core.budget import TENTHS_MAX
-from ringpost.core.hedge import hedge_at_s
+from ringpost.core.hedge import hedge_at_s, patience_s
 from ringpost.core.policy import Policy
 from ringpost.wire.headers import retry_after_s
 from ringpost.wire.problem import PROCESSED, refusal_of
@@ -23,33 +27,7 @@ SAMPLE_S = 0.001
 """Lengths of time are learned from once in so long: a thousand a second tell as much as all of them."""
 
 if TYPE_CHECKING:  # it loads the HTTP parser
-    from ringpost.client.connection import Received
-
-
-class Missed(Struct):
-    """An attempt that brought no reply and no Problem: how it ended, by an answer or an error.
-
-    `unprocessed`: certainly no handler ran. `refused`: our breaker didn't let it out. `code`: of the answer's problem.
-    """
-
-    end: End
-    unprocessed: bool
-    retry_after_s: float | None = None
-    received: "Received | None" = None
-    error: TransportError | None = None
-    refused: bool = False
-    code: str = ""
-    guard: "Guard | None" = None  # whose budget pays for another attempt
-
-
-class Attempt(Struct, gc=False):
-    """One request that is under way. `timed`: how long it takes says something of the target."""
-
-    began_s: float
-    until_s: float
-    epoch: int
-    probe: bool = False
-    timed: bool = True
+    from ringpost.client.connection import Connection, Received
 
 
 class Guard:
@@ -62,16 +40,18 @@ class Guard:
         "budget",
         "bulkhead",
         "latency",
+        "patience_s",
         "policy",
-        "reads",
         "relays",
+        "second",
         "watch",
     )
 
     def __init__(
-        self, guards: Guards, watch: Watch, policy: Policy, bulkhead: Bulkhead, *, reads: bool, relays: bool
+        self, guards: Guards, watch: Watch, policy: Policy, bulkhead: Bulkhead, second: Second | None, *, relays: bool
     ) -> None:
-        """`reads`: the operation is declared to have no effect. `relays`: what is answered is how messages ended."""
+        """`second` hedges, where the operation is declared to have no effect. `relays`: what is answered is how
+        messages ended."""
         self._guards = guards
         self._sample_s = 0.0  # from then on the next length of time is taken
         self.watch = watch
@@ -80,8 +60,10 @@ class Guard:
         self.latency = watch.latency
         self.policy = policy
         self.bulkhead = bulkhead
-        self.reads = reads
+        self.second = second
         self.relays = relays
+        self.patience_s = 0.0  # so long without an answer isn't late
+        self._be_patient()
 
     # --- before
 
@@ -114,13 +96,6 @@ class Guard:
         error = Unavailable(text, processed="no", retry_after=again_s)
         return Missed(NEUTRAL, True, error=error, refused=True)
 
-    def hedge_at_s(self, this: Attempt) -> float | None:
-        """Give when a second request is worth it; None: never."""
-        p95_s = self.latency.p95_s
-        if p95_s is None or this.probe or not this.timed:
-            return None
-        return hedge_at_s(this.began_s, this.until_s, p95_s)
-
     def may_hedge(self) -> bool:
         """Say whether a second request may come here now, and take what it costs."""
         return self.breaker.passing and self.bulkhead.taken < self.bulkhead.limit and self.afford()
@@ -130,6 +105,30 @@ class Guard:
         with self._guards.lock:
             return self.budget.take()
 
+    # --- meanwhile
+
+    def late(self, this: Attempt, now_s: float, connection: "Connection", answer: "asyncio.Future[Received]") -> float:
+        """Do what is to be done where there is no answer yet; gives when to look again.
+
+        After the usual time a second request is sent, if the call may have one. After `slow_s` it is slow for certain,
+        and counts: who hangs is known before the first deadline.
+        """
+        next_s = NEVER_S
+        slow_at_s = this.began_s + self.breaker.rule.slow_s
+        if now_s < slow_at_s:
+            next_s = slow_at_s
+        elif not this.overdue:
+            self._overdue(this, now_s)
+        hedge_s = self._hedge_at_s(this)
+        if hedge_s is None:
+            return next_s
+        if now_s < hedge_s:
+            return min(hedge_s, next_s)
+        assert self.second is not None and isinstance(this.out, Posted)
+        this.hedge = Hedge()
+        this.hedge.begin(self.second(this.target, this.out), connection, answer)
+        return next_s
+
     # --- after
 
     def good(self, this: Attempt, now_s: float) -> None:
@@ -137,16 +136,13 @@ class Guard:
         breaker, budget, bulkhead = self.breaker, self.budget, self.bulkhead
         took_s = now_s - this.began_s
         if this.probe or now_s >= breaker.turn_s or took_s >= breaker.rule.slow_s:
-            self._good(this, now_s, took_s if this.timed else 0.0)
+            self._good(this, now_s, took_s if this.out.timed else 0.0)
         elif this.epoch == breaker.epoch:
             breaker.calls += 1
         if budget.tenths < TENTHS_MAX:
             budget.earn()
-        if now_s >= self._sample_s and this.timed:
-            self._sample_s = now_s + SAMPLE_S
-            bulkhead.learn(now_s, took_s)
-            with self._guards.lock:
-                self.latency.note(took_s)
+        if now_s >= self._sample_s and this.out.timed:
+            self._learn(now_s, took_s)
         bulkhead.taken -= 1
         if bulkhead.waiting:
             bulkhead.wake()
@@ -179,13 +175,12 @@ class Guard:
     def left(self, this: Attempt, now_s: float) -> None:
         """Take note that nobody waits for it any more: of the target that says something only if it was slow."""
         took_s = now_s - this.began_s
-        slow = this.timed and took_s >= self.breaker.rule.slow_s
-        if slow or this.probe:
+        slow = this.out.timed and took_s >= self.breaker.rule.slow_s
+        if slow:
+            self._good(this, now_s, took_s)
+        elif this.probe:
             with self._guards.lock:
-                if slow:
-                    self._good(this, now_s, took_s)
-                else:
-                    self.breaker.unprobed(now_s, pause=False)
+                self.breaker.unprobed(now_s, pause=False)
         self.bulkhead.given_up(now_s, took_s)
 
     # --- inside
@@ -196,10 +191,36 @@ class Guard:
             if this.probe:
                 slow = took_s >= breaker.rule.slow_s
                 changed = breaker.probed(now_s, good=not slow, error=f"the probe took {took_s:.3g} s" if slow else "")
+            elif this.overdue:
+                changed = False
             else:
                 changed = this.epoch == breaker.epoch and breaker.good(now_s, took_s)
             if changed:
                 self._guards.changed(self.watch, now_s)
+
+    def _overdue(self, this: Attempt, now_s: float) -> None:
+        self._good(this, now_s, now_s - this.began_s)  # how it ends is another matter
+        this.overdue = True
+
+    def _learn(self, now_s: float, took_s: float) -> None:
+        self._sample_s = now_s + SAMPLE_S
+        self.bulkhead.learn(now_s, took_s)
+        with self._guards.lock:
+            self.latency.note(took_s)
+        self._be_patient()
+
+    def _be_patient(self) -> None:
+        slow_s, p95_s = self.breaker.rule.slow_s, self.latency.p95_s
+        self.patience_s = slow_s if p95_s is None or self.second is None else min(slow_s, patience_s(p95_s))
+
+    def _hedge_at_s(self, this: Attempt) -> float | None:
+        """Give when a second request is worth it; None: never, or there was one."""
+        out, p95_s = this.out, self.latency.p95_s
+        if self.second is None or p95_s is None or this.hedge is not None or this.probe:
+            return None
+        if out.attempt != 1 or not isinstance(out, Posted) or not out.options.get("hedge", self.policy.hedge):
+            return None
+        return hedge_at_s(this.began_s, this.until_s, p95_s)
 
     def _count(self, this: Attempt, now_s: float, end: End, text: str) -> None:
         """Let breaker and bulkhead know of an attempt that didn't go well."""
@@ -208,12 +229,12 @@ class Guard:
         if end.late and not this.probe and self._impatient(this):
             feeds = ""
         with self._guards.lock:
-            changed = self._fed(this, now_s, feeds, text, slow=this.timed and took_s >= self.breaker.rule.slow_s)
+            changed = self._fed(this, now_s, feeds, text, slow=this.out.timed and took_s >= self.breaker.rule.slow_s)
             if changed:
                 self._guards.changed(self.watch, now_s)
-        if end.shed and this.timed:
+        if end.shed and this.out.timed:
             self.bulkhead.learn(now_s, took_s, dropped=True)
-        if end.late and this.timed:
+        if end.late and this.out.timed:
             self.bulkhead.given_up(now_s, took_s)
         else:
             self.bulkhead.give()
@@ -227,7 +248,9 @@ class Guard:
             return False
         if not feeds or this.epoch != breaker.epoch:
             return False
-        return breaker.good(now_s, 0.0) if feeds == "good" else breaker.bad(now_s, text, slow=slow)
+        if feeds == "good":
+            return not this.overdue and breaker.good(now_s, 0.0)
+        return breaker.bad(now_s, text, slow=slow, counted=this.overdue)
 
     def _impatient(self, this: Attempt) -> bool:
         """Say whether it had less time than such a call usually takes: that it wasn't enough says nothing."""

@@ -1,7 +1,4 @@
-"""A second request beside a first one that is late: the answer that comes first is taken, and the other request ends.
-
-Until the first one is late it costs nothing but this object: the connection calls `begin` when the time has come.
-"""
+"""A second request beside a first one that is late: the answer that comes first is taken, the other request ends."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -16,25 +13,23 @@ if TYPE_CHECKING:  # it loads the HTTP parser
     from ringpost.client.connection import Connection, Received
 
 Second = Callable[[Target, Posted], Coroutine[Any, Any, "Received | None"]]
+"""Make the second request of one to a first target; None where that brought nothing better."""
 
 
 class Hedge(Struct):
-    """Of one request to a first target. `second` makes the other one; it gives None where that brought nothing better.
+    """The second request, and whether its answer was the first to come."""
 
-    `task`: the other one, once it has begun.
-    """
-
-    due_s: float
-    second: Second
-    first: Target
-    out: Posted
     won: bool = False
     task: "asyncio.Task[None] | None" = None
 
-    def begin(self, connection: "Connection", answer: "asyncio.Future[Received]") -> None:
-        """The first request is late: send the second, unless the answer has come meanwhile."""
-        if not answer.done():
-            self.task = asyncio.get_running_loop().create_task(self._run(connection, answer))
+    def begin(
+        self,
+        second: "Coroutine[Any, Any, Received | None]",
+        connection: "Connection",
+        answer: "asyncio.Future[Received]",
+    ) -> None:
+        """Send it, while the first one goes on by its connection."""
+        self.task = asyncio.get_running_loop().create_task(self._run(second, connection, answer))
 
     async def end(self) -> None:
         """The first request has ended, one way or the other: so does the second."""
@@ -43,8 +38,13 @@ class Hedge(Struct):
             task.cancel()
             await asyncio.wait((task,))
 
-    async def _run(self, connection: "Connection", answer: "asyncio.Future[Received]") -> None:
-        received = await self.second(self.first, self.out)
+    async def _run(
+        self,
+        second: "Coroutine[Any, Any, Received | None]",
+        connection: "Connection",
+        answer: "asyncio.Future[Received]",
+    ) -> None:
+        received = await second
         if received is not None and not answer.done():
             self.won = True
             connection.abandon(answer)  # drained aside: what comes there is nobody's

@@ -8,13 +8,14 @@ request is worth it (`hedge`). Here they are carried out.
 import asyncio
 import random
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
 
+from ringpost.client.attempt import Attempt, Missed
 from ringpost.client.breaker_notes import BreakerNotes
 from ringpost.client.bulkhead import Bulkhead
-from ringpost.client.guard import Attempt, Guard, Missed
+from ringpost.client.guard import Guard
 from ringpost.client.guards import KEPT_MAX, PROCESS, Guards
-from ringpost.client.hedge import Hedge
 from ringpost.client.instances import Instances
 from ringpost.client.outgoing import TICKETS, Outgoing, Posted
 from ringpost.client.target import Target, target_of
@@ -120,12 +121,12 @@ class Outbound:
         at_s = next_at_s(failed, out.deadline_s, random.random())
         return at_s if at_s is not None and missed.guard.afford() else None
 
-    async def _attempt(self, out: Outgoing) -> "Received | Missed":
+    def _attempt(self, out: Outgoing) -> Coroutine[Any, Any, "Received | Missed"]:
         """Make an attempt wherever it can be made. Raises Unavailable where nobody is there."""
         target = self._addresses.get(out.contract)
         if target is None:
-            return await self._at_some(out)
-        return await self._at(target, target.guards.get(out.name) or self._guard(target, out), out)
+            return self._at_some(out)
+        return self._at(target, target.guards.get(out.name) or self._guard(target, out), out)
 
     async def _at_some(self, out: Outgoing) -> "Received | Missed":
         """Try the instances one after the other: one that is gone or going, whose port another service has by now, or
@@ -151,31 +152,22 @@ class Outbound:
             raise self.nobody(out.contract, out.name)
         return refusal
 
-    async def _at(self, target: Target, guard: Guard, out: Outgoing, *, hedging: bool = True) -> "Received | Missed":
+    async def _at(self, target: Target, guard: Guard, out: Outgoing) -> "Received | Missed":
         """Make one attempt at one target."""
-        began_s = self._time()
-        breaker, bulkhead = guard.breaker, guard.bulkhead
-        if self._notes is not None and began_s >= self._notes.due_s:
+        now_s = self._time()
+        if self._notes is not None and now_s >= self._notes.due_s:
             self._notes.look()
-        this = Attempt(began_s, out.deadline_s, breaker.epoch, False, out.timed)
-        if not breaker.passing:
-            until_s = guard.probe(began_s, out.deadline_s)
-            if until_s is None:
-                return guard.refusal(began_s)
-            this.probe = not breaker.passing
-            if out.timed:
-                this.until_s = until_s
+        breaker, bulkhead = guard.breaker, guard.bulkhead
+        this = Attempt(guard, target, out, now_s, out.deadline_s, breaker.epoch)
+        if breaker.passing and bulkhead.taken < bulkhead.limit:
             bulkhead.taken += 1
-        elif bulkhead.taken < bulkhead.limit:
-            bulkhead.taken += 1
-        else:
-            missed = await self._turn(guard, this)
-            if missed is not None:
-                return missed
-        hedge = self._hedge(target, guard, out, this) if guard.reads and hedging and isinstance(out, Posted) else None
+        elif (missed := await self._admitted(this)) is not None:
+            return missed
+        if out.timed:
+            this.due_s = this.began_s + guard.patience_s
         try:
             received = await (self._transport or self.transport()).exchange(
-                target.origin, out.written(target, this.began_s), this.until_s, out.streams, hedge
+                target.origin, out.written(target, this.began_s), this.until_s, out.streams, this
             )
         except TransportError as error:
             return guard.failed(this, self._time(), error)
@@ -183,48 +175,48 @@ class Outbound:
             guard.left(this, self._time())
             raise
         finally:
-            if hedge is not None and hedge.task is not None:
-                await hedge.end()
-        now_s = self._time()
-        if hedge is not None and hedge.won:
-            guard.left(this, now_s)
+            if this.hedge is not None:
+                await this.hedge.end()
+        if this.hedge is not None and this.hedge.won:
+            guard.left(this, self._time())
         elif 200 <= received.status < 300:
-            guard.good(this, now_s)
-        else:
-            missed = guard.answered(this, now_s, received)
-            if missed is not None:
-                return missed
+            guard.good(this, self._time())
+        elif (missed := guard.answered(this, self._time(), received)) is not None:
+            return missed
         return received
 
-    async def _turn(self, guard: Guard, this: Attempt) -> Missed | None:
-        """Wait for a place; the breaker may have opened meanwhile."""
+    async def _admitted(self, this: Attempt) -> Missed | None:
+        """Let an attempt out where it doesn't go by itself: as the probe, or when there is a place for it."""
+        guard, breaker = this.guard, this.guard.breaker
+        if not breaker.passing:
+            until_s = guard.probe(this.began_s, this.until_s)
+            if until_s is None:
+                return guard.refusal(this.began_s)
+            this.probe = not breaker.passing
+            if this.out.timed:
+                this.until_s = until_s
+            guard.bulkhead.taken += 1
+            return None
         try:
             await guard.bulkhead.turn(this.until_s)
         except TransportError as error:
             return Missed(NEUTRAL, True, error=error)
         this.began_s = self._time()
-        if guard.breaker.passing:
-            this.epoch = guard.breaker.epoch
+        if breaker.passing:
+            this.epoch = breaker.epoch
             return None
-        guard.bulkhead.give()
+        guard.bulkhead.give()  # it has opened meanwhile
         return guard.refusal(this.began_s)
 
-    # --- the second request beside a late one
-
-    def _hedge(self, target: Target, guard: Guard, out: Posted, this: Attempt) -> Hedge | None:
-        due_s = guard.hedge_at_s(this)
-        if due_s is None or out.attempt != 1 or not out.options.get("hedge", guard.policy.hedge):
-            return None
-        return Hedge(due_s, self._second, target, out)
-
     async def _second(self, first: Target, out: Posted) -> "Received | None":
+        """Make the second request beside a late one; None where it brought nothing better."""
         # Another instance where there is one; what is behind an address may be several.
         beside = self._instances.beside(out.name, first) if self._instances is not None and first.instance else None
         target = beside or first
         guard = target.guards.get(out.name) or self._guard(target, out)
         if not guard.may_hedge():
             return None
-        result = await self._at(target, guard, out.again(out.attempt + 1), hedging=False)
+        result = await self._at(target, guard, out.again(out.attempt + 1))
         return None if isinstance(result, Missed) else result
 
     # --- what is worked out once
@@ -262,8 +254,8 @@ class Outbound:
             timeout_s = operation.timeout_s
         watch = self._guards.watch(target, out.name, policy.rule(timeout_s), self._time())
         bulkhead = Bulkhead(self._loop, policy.limit, f"{out.name} at {target.url}")
-        reads = operation is not None and operation.effect == "read"
-        return Guard(self._guards, watch, policy, bulkhead, reads=reads, relays=out.name == TICKETS)
+        second = self._second if operation is not None and operation.effect == "read" else None
+        return Guard(self._guards, watch, policy, bulkhead, second, relays=out.name == TICKETS)
 
 
 def _elsewhere(missed: Missed) -> bool:

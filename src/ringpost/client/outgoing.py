@@ -23,6 +23,7 @@ TICKETS = "tickets"
 """As what breakers know questions about tickets."""
 NO_MORE: More = ()
 NO_OPTIONS: CallOptions = {}
+_NORMAL = Priority.NORMAL  # a member is looked up slowly
 
 
 class Outgoing(Protocol):
@@ -129,7 +130,7 @@ class Asked(Struct):
 
 
 def _special(call: Call) -> bool:
-    return call.priority is not Priority.NORMAL or call.attempt != 1 or call.after is not None
+    return call.priority is not _NORMAL or call.attempt != 1 or call.after is not None
 
 
 def _headers_of(call: Call) -> list[tuple[str, str]]:
@@ -137,7 +138,7 @@ def _headers_of(call: Call) -> list[tuple[str, str]]:
     headers = list(call.headers.items())
     if call.idempotency_key is not None and is_key(call.idempotency_key):  # else the receiver makes it of the request
         headers.append(("idempotency-key", quoted(call.idempotency_key)))
-    if call.priority is not Priority.NORMAL:
+    if call.priority is not _NORMAL:
         headers.append(("ringpost-priority", PRIORITY_WORDS[call.priority]))
     if call.depth:
         headers.append(("ringpost-depth", str(call.depth)))

@@ -2,7 +2,7 @@
 store knows of. Which of them it was doesn't show: the request is encoded and the reply decoded on every way."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from ringpost.client.after import Awaiting, receipts_of
@@ -47,14 +47,14 @@ class Router:
         """The contracts that have an address."""
         return self._settings.addresses
 
-    async def call(
+    def call(
         self,
         operation: Operation[Request, Reply],
         request: object,
         options: CallOptions = NO_OPTIONS,
         parent: Call | None = None,
-    ) -> Reply:
-        """Call an operation and give its reply.
+    ) -> Coroutine[Any, Any, Reply]:
+        """Call an operation; what comes of it gives the reply.
 
         `parent` is the call that is being handled: its deadline bounds this one, its path is carried on. Raises
         UsageError and InvalidRequest before any I/O; the operation's Problems; OperationFailed; Unavailable,
@@ -62,8 +62,8 @@ class Router:
         """
         call = self.prepared(operation, request, options, parent)
         if options and "after" in options:
-            return await self._call_after(operation, call, options)
-        return await self._answered(operation, call, options)
+            return self._call_after(operation, call, options)
+        return self._answered(operation, call, options)
 
     async def _call_after(self, operation: Operation[Request, Reply], call: Call, options: CallOptions) -> Reply:
         """Call once the effects of messages are there: the receiver waits for them; where it can't, this side does."""

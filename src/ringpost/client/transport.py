@@ -9,8 +9,7 @@ import ssl
 from collections import deque
 from collections.abc import Sequence
 
-from ringpost.client.connection import Connection, Limits, Phase, Received
-from ringpost.client.hedge import Hedge
+from ringpost.client.connection import Connection, Exchange, Limits, Phase, Received
 from ringpost.client.request import whole
 from ringpost.client.sweep import Sweep
 from ringpost.client.target import Origin
@@ -246,13 +245,13 @@ class Transport:
         return (await self.exchange(origin, data, deadline_s, streams)).response()
 
     async def exchange(
-        self, origin: Origin, data: bytes, deadline_s: float, streams: bool = False, hedge: Hedge | None = None
+        self, origin: Origin, data: bytes, deadline_s: float, streams: bool = False, exchange: Exchange | None = None
     ) -> Received:
-        """Send a request that is written out already, and give what came; otherwise as `request`. `hedge` begins
-        when the answer is late, and may give one of its own."""
+        """Send a request that is written out already, and give what came; otherwise as `request`. `exchange` is told
+        when the answer is late, and may bring one of its own."""
         pool = self._pools.get(origin.url) or self._pool(origin)
         connection = pool.take() or await pool.wait(deadline_s)
-        answer = connection.begin(data, deadline_s, streams, hedge)
+        answer = connection.begin(data, deadline_s, streams, exchange)
         try:
             return await answer
         except asyncio.CancelledError:

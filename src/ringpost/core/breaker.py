@@ -1,9 +1,15 @@
 """The circuit breaker of one operation at one target: where calls only fail, or only wait, they end at once instead.
 
-    closed ──(≥ 50 % errors, or ≥ 80 % slow, of ≥ 20 calls in 10 s)──▶ open
+    closed ──(≥ 50 % errors, or ≥ 80 % slow, of ≥ 20 calls in 10 s, or sooner by the newest of them)──▶ open
     open ──(pause: 0.5 s, doubled by each probe that fails, at most 2 s)──▶ half open: one call goes out as a probe
     half open ──(a probe fails, or is slow)──▶ open
     half open ──(five probes in a row go well)──▶ closed
+
+After ten good seconds it would take five bad ones until half of the window is bad. So the newest calls are looked at
+alone as well: the last half second, the last whole one and so on. A few calls are bad by chance, though. Where three of
+ten fail, which opens nothing, half of 20 do once in 21 times; so the newest ones have to be worse than the rule's share
+by three standard deviations. Of 20 calls 17 (once in two million times at three of ten), of 100 calls 65, of 1,000
+calls 548. And errors have to go on for a second, as a target that is started anew fails all at once and is there again.
 
 Never more than one probe is out. What was begun before a change says nothing about the time after it: each change
 begins another epoch, and ends of an older one aren't counted. An operator may force it open or closed; let go again, it
@@ -13,17 +19,21 @@ Instants are seconds of one monotonic clock. `error` and the like are texts for 
 """
 
 from collections import deque
+from math import sqrt
 from typing import Literal
 
 from msgspec import Struct, field
 
 WINDOW_S = 10
-"""How far it looks back at most, in buckets of a second."""
+"""How far it looks back at most, in buckets of half a second."""
 CALLS_MIN = 20
+ERRORS_S_MIN = 1.0
+"""So long the newest calls have to fail where the whole window doesn't look bad."""
+DEVIATIONS = 3.0
 GOOD_CLOSE = 5
 PAUSE_S_FIRST = 0.5
 PAUSE_S_MAX = 2.0
-_BUCKET_S = 1.0
+_BUCKET_S = 0.5
 _LOST_S = 1.0  # a probe that is heard of so long after its time was over has been lost with its event loop
 _TEXT_MAX = 300
 
@@ -32,11 +42,20 @@ Forced = Literal["", "open", "closed"]
 
 
 class Rule(Struct, frozen=True):
-    """When it opens: the share of calls that fail, and the share that take `slow_s` seconds or longer."""
+    """When it opens: the share of calls that fail, and of those that take `slow_s` or longer; above 1: never."""
 
     error_rate: float = 0.5
     slow_rate: float = 0.8
     slow_s: float = 2.5
+
+
+class _Bucket(Struct, frozen=True, gc=False):
+    """The calls that ended in half a second."""
+
+    end_s: float
+    calls: int
+    errors: int
+    slow: int
 
 
 class Reading(Struct, frozen=True):
@@ -67,7 +86,7 @@ class Breaker(Struct, weakref=True):
     calls: int = 0  # of the current bucket, then of the past ones in the window
     _errors: int = 0
     _slow: int = 0
-    _past: deque[tuple[float, int, int, int]] = field(default_factory=deque[tuple[float, int, int, int]])
+    _past: deque[_Bucket] = field(default_factory=deque[_Bucket])
     _past_calls: int = 0
     _past_errors: int = 0
     _past_slow: int = 0
@@ -106,13 +125,14 @@ class Breaker(Struct, weakref=True):
         self._slow += 1
         return self._open_if(now_s, f"calls take {self.rule.slow_s:g} s and longer, the last one {took_s:.3g} s")
 
-    def bad(self, now_s: float, error: str, *, slow: bool = False) -> bool:
-        """Take note of a call that failed. It must be of this epoch."""
+    def bad(self, now_s: float, error: str, *, slow: bool = False, counted: bool = False) -> bool:
+        """Take note of a call that failed. It must be of this epoch. `counted`: as a slow one, while it was out."""
         if now_s >= self.turn_s:
             self.turn(now_s)
-        self.calls += 1
         self._errors += 1
-        self._slow += slow
+        if not counted:
+            self.calls += 1
+            self._slow += slow
         self.error = error[:_TEXT_MAX]
         return self._open_if(now_s, error)
 
@@ -147,13 +167,13 @@ class Breaker(Struct, weakref=True):
         """Begin a new bucket, and forget those that are out of the window."""
         past = self._past
         if self.calls:
-            past.append((self.turn_s, self.calls, self._errors, self._slow))
+            past.append(_Bucket(self.turn_s, self.calls, self._errors, self._slow))
             self.calls = self._errors = self._slow = 0
-        while past and past[0][0] <= now_s - WINDOW_S + 2 * _BUCKET_S:  # this bucket lasts as well, and so did that one
+        while past and past[0].end_s <= now_s - WINDOW_S + 2 * _BUCKET_S:  # this one lasts as well, and so did that one
             past.popleft()
-        self._past_calls = sum([one[1] for one in past])
-        self._past_errors = sum([one[2] for one in past])
-        self._past_slow = sum([one[3] for one in past])
+        self._past_calls = sum([one.calls for one in past])
+        self._past_errors = sum([one.errors for one in past])
+        self._past_slow = sum([one.slow for one in past])
         self.turn_s = now_s + _BUCKET_S
 
     # --- by an operator
@@ -187,17 +207,43 @@ class Breaker(Struct, weakref=True):
 
     def _open_if(self, now_s: float, error: str) -> bool:
         """Open if there are enough calls, and enough of them were bad or slow."""
-        calls = self.calls + self._past_calls
-        if self.state != "closed" or calls < CALLS_MIN:
+        if self.state != "closed" or self.calls + self._past_calls < CALLS_MIN:
             return False
-        errors, slow = self._errors + self._past_errors, self._slow + self._past_slow
-        if errors < calls * self.rule.error_rate and slow < calls * self.rule.slow_rate:
+        if not (self._bad_on_the_whole() or self._bad_of_late(now_s)):
             return False
         self.error = error[:_TEXT_MAX]
         self._pause_s = PAUSE_S_FIRST
         self.probe_at_s = now_s + self._pause_s
         self._change("open", now_s)
         return True
+
+    def _bad_on_the_whole(self) -> bool:
+        calls, rule = self.calls + self._past_calls, self.rule
+        return (
+            self._errors + self._past_errors >= calls * rule.error_rate
+            or self._slow + self._past_slow >= calls * rule.slow_rate
+        )
+
+    def _bad_of_late(self, now_s: float) -> bool:
+        """Say whether the newest calls, those of any number of buckets, are bad by more than chance."""
+        calls, errors, slow, rule = self.calls, self._errors, self._slow, self.rule
+        begin_s = self.turn_s - _BUCKET_S
+        older = reversed(self._past)
+        while True:
+            if calls >= CALLS_MIN and (
+                slow >= beyond_chance(calls, rule.slow_rate)
+                or (now_s - begin_s >= ERRORS_S_MIN and errors >= beyond_chance(calls, rule.error_rate))
+            ):
+                return True
+            one = next(older, None)
+            if one is None:
+                return False
+            calls, errors, slow, begin_s = (
+                calls + one.calls,
+                errors + one.errors,
+                slow + one.slow,
+                one.end_s - _BUCKET_S,
+            )
 
     def _change(self, state: State, now_s: float) -> None:
         self.state = state
@@ -211,3 +257,11 @@ class Breaker(Struct, weakref=True):
 
     def _pass(self) -> None:
         self.passing = self.forced == "closed" or (self.state == "closed" and not self.forced)
+
+
+def beyond_chance(calls: int, rate: float) -> float:
+    """Give how many of so few calls have to be bad to show that it isn't by chance that they are as many as the rate
+    says: more by three standard deviations, or all of them."""
+    if rate >= 1.0:
+        return calls * rate
+    return min(calls * rate + DEVIATIONS * sqrt(calls * rate * (1.0 - rate)), calls)

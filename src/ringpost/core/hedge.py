@@ -8,8 +8,13 @@ same budget as retries: what helps against one slow instance must not finish off
 SOONEST_S = 0.010
 
 
+def patience_s(p95_s: float) -> float:
+    """Give how long a call may take before it is late."""
+    return max(p95_s, SOONEST_S)
+
+
 def hedge_at_s(began_s: float, deadline_s: float, p95_s: float) -> float | None:
     """Give the instant at which a call that isn't answered is worth a second one; None where less time would be left
     than such a call takes."""
-    at_s = began_s + max(p95_s, SOONEST_S)
+    at_s = began_s + patience_s(p95_s)
     return at_s if at_s + p95_s < deadline_s else None

@@ -20,6 +20,7 @@ from bench.cases import (
     keys,
     metastable,
     overload,
+    postgres,
     processes,
     purge,
     send,
@@ -44,6 +45,7 @@ CASES: dict[str, Callable[[Session], Iterator[Row]]] = {
     "asgi": calls.under_uvicorn,
     "memory": footprint.memory,
     "purge": purge.rows,
+    "postgres": postgres.rows,
 }
 
 # Minutes each: a load that is offered for as long as it takes to see whether something lasts.

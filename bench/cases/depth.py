@@ -21,7 +21,7 @@ def rows(session: Session) -> Iterator[Row]:
         folder = stack.enter_context(session.scratch())
         path = folder / FILE
         session.say(f"filling a store with {many:,} messages")
-        children.told("fill", folder, 600, path=str(path), count=many)
+        children.told("fill", folder, 600, store=f"sqlite:///{path}", count=many)
 
         def once(label: str) -> Samples:
             return session.measure(label, lambda: _drain_copy(session, path, count))
@@ -29,7 +29,7 @@ def rows(session: Session) -> Iterator[Row]:
         yield _row(f"{many:,} messages waiting", once(f"{many:,} waiting"), empty)
         session.say(f"ending {many:,} messages")
         children.told("raw_drain", folder, 600, path=str(path))
-        children.told("fill", folder, path=str(path), count=count)
+        children.told("fill", folder, store=f"sqlite:///{path}", count=count)
         yield _row(f"{many:,} messages that have ended", once(f"{many:,} ended"), empty)
 
 

@@ -38,7 +38,7 @@ def raw_limit(session: Session, slots: int) -> Beside:
     def once() -> Sample:
         with session.scratch() as folder:
             path = str(folder / FILE)
-            children.told("fill", folder, path=path, count=count)
+            children.told("fill", folder, store=f"sqlite:///{path}", count=count)
             return children.told("raw_drain", folder, path=path, slots=slots)
 
     return session.beside(f"the store's port alone, {slots} slots", once, {"rate": "/s", "CPU": "µs"})

@@ -39,7 +39,7 @@ def _once(session: Session, batches: tuple[int, int, int]) -> Sample:
     seconds = 2.0 if session.quick else 4.0
     with session.scratch() as folder, ExitStack() as stack:
         path = str(folder / FILE)
-        children.told("fill", folder, path=path, count=session.size(100_000, 40_000))
+        children.told("fill", folder, store=f"sqlite:///{path}", count=session.size(100_000, 40_000))
         writers = [
             stack.enter_context(
                 children.part("write_on", folder, path=path, batch=batch, seconds=seconds, works=number == 2)

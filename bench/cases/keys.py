@@ -44,4 +44,4 @@ def _keyed(session: Session, name: str, count: int, keys: int) -> Samples:
 
 
 def _fill(path: Path, count: int, keys: int) -> None:
-    children.told("fill", path.parent, path=str(path), count=count, keys=keys)
+    children.told("fill", path.parent, store=f"sqlite:///{path}", count=count, keys=keys)

@@ -23,7 +23,7 @@ def _once(session: Session) -> Sample:
     count = session.size(500, 200)
     with session.scratch() as folder:
         path = str(folder / FILE)
-        children.told("fill", folder, path=path, count=1)
+        children.told("fill", folder, store=f"sqlite:///{path}", count=1)
         with children.part("worker", folder, handler="late", store=f"sqlite:///{path}", expected=count) as worker:
             worker.says("began")
             with children.part("pace", folder, path=path, count=count) as sender:

@@ -6,11 +6,12 @@ from msgspec import Struct
 
 from bench.parts.contract import After, Bench, Echo, Job, Lines, Look
 from bench.parts.saying import options, say
-from ringpost import Context, Service, run
+from ringpost import Context, Service, Transaction, run
 
 
 class Options(Struct):
-    """`handler`: nothing, burn, stage, line, late (tells how old messages were), echo, look."""
+    """`handler`: nothing, burn, stage, execute and defer (write a row), line, late (tells how old messages were), echo,
+    look."""
 
     handler: str
     store: str | None = None
@@ -21,9 +22,22 @@ class Options(Struct):
     expected: int = 0
 
 
+class Table:
+    """Where handlers write a row each; it is there once a service has started."""
+
+
+INSERT = "INSERT INTO bench_done VALUES ($1)"
+
+
+async def table(tx: Transaction) -> Table:
+    await tx.execute("CREATE TABLE IF NOT EXISTS bench_done (user_id INTEGER)")
+    return Table()
+
+
 def service(asked: Options) -> Service:
     """Make the service whose handler is measured."""
-    bench = Service({"line": Lines, "echo": Echo, "look": Look}.get(asked.handler, Bench))
+    contract = {"line": Lines, "echo": Echo, "look": Look}.get(asked.handler, Bench)
+    bench = Service(contract, resources=[table] if asked.handler in ("execute", "defer") else [])
     began = False
 
     def begin() -> None:
@@ -61,6 +75,20 @@ def service(asked: Options) -> Service:
             async def stage(job: Job, ctx: Context) -> None:
                 begin()
                 await ctx.send(After.work, job)
+
+        case "execute":
+
+            @bench.implements(Bench.work, concurrency=asked.slots)
+            async def execute(job: Job, tx: Transaction) -> None:
+                begin()
+                await tx.execute(INSERT, (job.user_id,))
+
+        case "defer":
+
+            @bench.implements(Bench.work, concurrency=asked.slots)
+            async def defer(job: Job, tx: Transaction) -> None:
+                begin()
+                tx.defer(INSERT, (job.user_id,))
 
         case "late":
             ages_ms: list[float] = []

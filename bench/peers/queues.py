@@ -37,6 +37,7 @@ PEERS = (
     Peer("taskiq on Redis (everysec)", "q_taskiq", "valkey", 4_000, 4_000),
     Peer("FastStream on JetStream, push", "q_faststream", "nats", 5_000, 10_000),
 )
+PGQUEUER = Peer("pgqueuer on PostgreSQL", "q_pgqueuer", "postgres", 1_000, 40_000)
 
 # Which of a peer's figures a row of ours is compared with.
 _KEYS = {
@@ -48,9 +49,9 @@ _KEYS = {
 }
 
 
-def beside(session: Session, what: str) -> Sequence[Beside]:
+def beside(session: Session, what: str, peers: Sequence[Peer] = PEERS) -> Sequence[Beside]:
     """Give what every peer does of `what`: drain, send, bulk, latency or memory."""
-    return [one for peer in PEERS if (one := _one(session, peer, what)) is not None]
+    return [one for peer in peers if (one := _one(session, peer, what)) is not None]
 
 
 def _one(session: Session, peer: Peer, what: str) -> Beside | None:

@@ -7,12 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+from servers.postgres import RealPostgres
+
 from bench import children
 from bench.children import ChildFailed
 
 START_S = 20.0
 
-Broker = Literal["", "valkey", "nats"]
+Broker = Literal["", "valkey", "nats", "postgres"]
 
 
 @contextmanager
@@ -21,11 +23,26 @@ def running(broker: Broker, python: Path, folder: Path) -> Generator[str]:
     if not broker:
         yield ""
         return
+    if broker == "postgres":
+        with postgres() as server:
+            yield server.url(server.new_database(), tcp=True)
+        return
     port = _free_port()
     argv, url = (_valkey if broker == "valkey" else _nats)(python, folder, port)
     with children.started(argv, folder, children.environment()) as server:
         _wait(port, server)
         yield url
+
+
+@contextmanager
+def postgres() -> Generator[RealPostgres]:
+    """Start a PostgreSQL server that syncs, with as much shared memory as it takes by itself."""
+    server = RealPostgres(fsync=True, shared_buffers_mb=128)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
 
 
 def _valkey(python: Path, folder: Path, port: int) -> tuple[list[str], str]:

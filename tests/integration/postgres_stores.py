@@ -31,20 +31,21 @@ END $$
 
 
 class PostgresStores:
-    """One database with the tables of a store."""
+    """One database with the tables of a store. `url_of`: how stores reach it, where not as its tests do."""
 
-    def __init__(self, server: RealPostgres) -> None:
+    def __init__(self, server: RealPostgres, url_of: Callable[[str], str] | None = None) -> None:
         self._portal = server.portal
         self.database = server.new_database()
-        self.url = server.url(self.database)
+        self._url = server.url(self.database)
+        self.url = self._url if url_of is None else url_of(self.database)
         self._portal.call(self._prepare())
         self._passed_ms = 0
 
     async def _prepare(self) -> None:
-        store = PostgresStore(self.url, Settings(durability="buffered"))
+        store = PostgresStore(self._url, Settings(durability="buffered"))
         await store.open(create=True)
         await store.close()
-        self._connection = await asyncpg.connect(self.url)
+        self._connection = await asyncpg.connect(self._url)
         await self._connection.execute(_CLOCK)
 
     def empty(self, settings: Settings) -> tuple[PostgresStore, Callable[[float], None]]:

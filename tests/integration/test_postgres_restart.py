@@ -109,3 +109,22 @@ async def test_it_goes_on_after_a_restart(how: signal.Signals, own_postgres: Rea
     states = Counter(record and record.state for record in records)
     assert states == {State.SUCCEEDED: len(load.receipted)}, "what was acknowledged is there, and has ended"
     assert set(load.handled.values()) == {1}, "and was claimed once: what a lost answer claimed was given back unseen"
+
+
+async def test_a_replica_is_refused(own_postgres: RealPostgres) -> None:
+    url = own_postgres.url(own_postgres.new_database())
+    store = PostgresStore(url)
+    await store.open(create=True)
+    await store.close()
+    standby = own_postgres.folder / "data" / "standby.signal"
+    own_postgres.end(signal.SIGINT)
+    standby.touch()
+    own_postgres.relaunch()
+    with pytest.raises(StoreError, match=r"is a replica .* name the primary"):
+        await PostgresStore(url).open()
+    own_postgres.end(signal.SIGINT)
+    standby.unlink()
+    own_postgres.relaunch()
+    store = PostgresStore(url)
+    await store.open()
+    await store.close()

@@ -4,7 +4,8 @@
 A peer module defines its task, which calls `hit(payload)`, and
   worker()               run one worker process (may exec the peer's own command)
   send(p) or asend(p)    enqueue one message, durable when it returns
-  asetup()    optional   open connections in the sender
+  asetup()    optional   open connections in the sender, make what the worker needs
+  asend_all(ps) optional enqueue many at once, as the peer does that
 """
 
 import asyncio
@@ -88,8 +89,9 @@ async def _asender(module, command):
         for number in range(singles):
             await module.asend(make(number))
         between = time.perf_counter()
-        for at in range(0, bulk, 100):
-            await asyncio.gather(*[module.asend(make(singles + at + number)) for number in range(min(100, bulk - at))])
+        step, send_all = (1000, module.asend_all) if hasattr(module, "asend_all") else (100, _at_once(module.asend))
+        for at in range(0, bulk, step):
+            await send_all([make(singles + at + number) for number in range(min(step, bulk - at))])
         ended = time.perf_counter()
         print(json.dumps({"seq": singles / (between - began), "bulk": bulk / (ended - between) if bulk else 0}))
     else:
@@ -98,6 +100,13 @@ async def _asender(module, command):
             await asyncio.sleep(gap)
             await module.asend(make(WARM_UP + number, time.time() if number >= 0 else 0.0))
         print(json.dumps({"took": count}))
+
+
+def _at_once(asend):
+    async def send_all(payloads):
+        await asyncio.gather(*[asend(payload) for payload in payloads])
+
+    return send_all
 
 
 def _sender(module, command):

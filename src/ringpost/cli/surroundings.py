@@ -13,7 +13,7 @@ import apsw
 from msgspec import Struct
 
 from ringpost.settings import Settings, find_file
-from ringpost.store.port import Store
+from ringpost.store.port import Alarming, Store
 from ringpost.store.sqlite_schema import NETWORK_FILE_SYSTEMS, SQLITE_MIN, file_system, library_version
 
 Level = Literal["ok", "warn", "fail"]
@@ -167,10 +167,9 @@ def _size_text(size: int) -> str:
 
 async def database(store: Store) -> list[Finding]:
     """Look at what slows a store in a database down from outside."""
-    alarms = getattr(store, "alarms", None)  # a store in a file has none: `log` looks at that
-    if alarms is None:
+    if not isinstance(store, Alarming):  # a file: `log` looks at that
         return []
-    said: list[str] = await alarms()
+    said = await store.alarms()
     if not said:
         return [ok("database", "no old transactions, few dead rows")]
     return [warn("database", *alarm.split(": ", 1)) for alarm in said]

@@ -9,7 +9,7 @@ transaction that ends together with the handling, and settlements bring deferred
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from msgspec import Struct
 
@@ -298,4 +298,13 @@ class Store(Protocol):
     async def wait(self, queues: frozenset[str], ids: frozenset[bytes], timeout_s: float) -> Woken:
         """Wait for something to claim in the queues, or a change of the ids. Returns at once where something is ready
         or has ended already, and with nothing after the timeout. Of several that wait for a queue one is enough."""
+        ...
+
+
+@runtime_checkable
+class Alarming(Protocol):
+    """A store that shares a server with others, and says what they do to it."""
+
+    async def alarms(self) -> list[str]:
+        """Say what slows the store down from outside, and what to do; nothing where all is well."""
         ...

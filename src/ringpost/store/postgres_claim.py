@@ -10,6 +10,7 @@ from ringpost.store.postgres_turn import Queue, Turn
 
 CLAIM_MAX = 1000
 
+# Rows are found by where they stand: by `seq`, the planner may choose to read the whole index of what is ready.
 # $1 and $2: queues and how many of each. $3 and $4: who holds, and the length of the lease. $5: how many suspects.
 CLAIM = """
 c AS MATERIALIZED (SELECT ringpost.now_ms() AS ms, nextval('ringpost.fence') AS fence),
@@ -20,15 +21,15 @@ wanted AS MATERIALIZED (
     AND (n.lease_ms IS NULL OR n.lease_ms > ringpost.now_ms()))
 ),
 suspect AS MATERIALIZED (
-  SELECT s.seq, w.queue FROM wanted w CROSS JOIN LATERAL (
-    SELECT m.seq FROM ringpost.message m WHERE m.queue = w.queue AND m.state = 4 AND m.losses >= 2
+  SELECT s.at, w.queue FROM wanted w CROSS JOIN LATERAL (
+    SELECT m.ctid AS at FROM ringpost.message m WHERE m.queue = w.queue AND m.state = 4 AND m.losses >= 2
       AND (m.expires_ms IS NULL OR m.expires_ms > ringpost.now_ms())
     ORDER BY m.priority, m.seq LIMIT least(w.rows, $5) FOR NO KEY UPDATE SKIP LOCKED
   ) s LIMIT $5
 ),
 sound AS MATERIALIZED (
-  SELECT s.seq FROM wanted w CROSS JOIN LATERAL (
-    SELECT m.seq FROM ringpost.message m WHERE m.queue = w.queue AND m.state = 4 AND m.losses < 2
+  SELECT s.at FROM wanted w CROSS JOIN LATERAL (
+    SELECT m.ctid AS at FROM ringpost.message m WHERE m.queue = w.queue AND m.state = 4 AND m.losses < 2
       AND (m.expires_ms IS NULL OR m.expires_ms > ringpost.now_ms())
     ORDER BY m.priority, m.seq LIMIT w.rows - (SELECT count(*) FROM suspect u WHERE u.queue = w.queue)
     FOR NO KEY UPDATE SKIP LOCKED
@@ -37,7 +38,7 @@ sound AS MATERIALIZED (
 taken AS (
   UPDATE ringpost.message m SET state = 5, fence = c.fence, holder = $3, lease_ms = c.ms + $4,
     started_ms = coalesce(m.started_ms, c.ms)
-  FROM c WHERE m.seq = ANY(ARRAY(SELECT seq FROM suspect UNION ALL SELECT seq FROM sound)) AND m.state = 4
+  FROM c WHERE m.ctid = ANY(ARRAY(SELECT at FROM suspect UNION ALL SELECT at FROM sound)) AND m.state = 4
   RETURNING m.seq, m.queue, m.fence, m.attempts, m.losses, m.generation, m.created_ms, m.line, m.expires_ms, m.kind,
     m.keep_s, m.cancel_ms, m.priority, m.started_ms
 )

@@ -18,15 +18,16 @@ from ringpost.store.postgres_turn import Queues, Turn
 
 CONNECTIONS_MAX = 16
 IDLE_S_MAX = 60.0
-_BEGIN = f"BEGIN; SET LOCAL idle_in_transaction_session_timeout = {round(IDLE_S_MAX * 1000)}"
 
 Found = TypeVar("Found")
 
 
 class Pool:
-    """The connections of transactions: as many as are open at once, at most CONNECTIONS_MAX; the others wait."""
+    """The connections of transactions: as many as are open at once, at most CONNECTIONS_MAX; the others wait. The
+    server ends one that stands idle for `idle_s`."""
 
-    def __init__(self, connect: Connect, side: Link) -> None:
+    def __init__(self, connect: Connect, side: Link, idle_s: float = IDLE_S_MAX) -> None:
+        self.idle_s = idle_s
         self._connect = connect
         self._side = side
         self._queues = Queues()
@@ -155,7 +156,9 @@ class PostgresTransaction:
         if self._db is None:
             self._link, db = await self._pool.take()
             try:
-                await db.execute(_BEGIN)
+                await db.execute(
+                    f"BEGIN; SET LOCAL idle_in_transaction_session_timeout = {round(self._pool.idle_s * 1000)}"
+                )
             except BaseException as exc:
                 await self._undo()
                 if isinstance(exc, Lost):
@@ -186,10 +189,11 @@ class PostgresTransaction:
             self._used_s = time.monotonic()
             return done
         except Lost as exc:
-            idle = self._begun and time.monotonic() - self._used_s >= IDLE_S_MAX
+            idle_s = self._pool.idle_s
+            idle = self._begun and time.monotonic() - self._used_s >= idle_s
             if idle or stood_idle(exc.__cause__):
                 raise TransactionHeldTooLong(
-                    f"a transaction stood idle for {IDLE_S_MAX:g} s and was rolled back, {self._where()}"
+                    f"a transaction stood idle for {idle_s:g} s and was rolled back, {self._where()}"
                 ) from exc
             raise StoreError(f"the store did not answer: {exc}") from exc
 

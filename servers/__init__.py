@@ -1,0 +1,1 @@
+"""Real servers from wheels, on loopback and in folders of their own, for the tests and the measurements."""

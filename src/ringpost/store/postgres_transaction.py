@@ -190,7 +190,7 @@ class PostgresTransaction:
             return done
         except Lost as exc:
             idle_s = self._pool.idle_s
-            idle = self._begun and time.monotonic() - self._used_s >= idle_s
+            idle = self._begun and time.monotonic() - self._used_s >= idle_s * 0.9  # the server's clock began earlier
             if idle or stood_idle(exc.__cause__):
                 raise TransactionHeldTooLong(
                     f"a transaction stood idle for {idle_s:g} s and was rolled back, {self._where()}"

@@ -70,6 +70,12 @@ def refusal_ms(answers: Sequence[Answer], share: float) -> float:
     return percentile(refused, share) if refused else 0.0
 
 
+def against(value: float, before: float, nothing: float) -> float:
+    """Give a value in proportion to what it was before; `nothing` where there was nothing to compare it with, which
+    must not look like a target that was reached."""
+    return value / before if before else nothing
+
+
 def amplification(arrived: float, needed: float) -> float:
     """Give how many requests came for each that was needed."""
     return arrived / needed if needed else 0.0

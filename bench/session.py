@@ -25,7 +25,7 @@ class Session:
         self.folder = folder
         self.reps = reps
         self.quick = quick
-        self._least = least
+        self.least = least
         self.charts: list[Chart] = []
         self._known: dict[str, Samples] = {}
         self._failed: dict[str, str] = {}
@@ -33,7 +33,7 @@ class Session:
         self._began_s = time.monotonic()
 
     def size(self, full: int, quick: int) -> int:
-        return 1 if self._least else quick if self.quick else full
+        return 1 if self.least else quick if self.quick else full
 
     def measure(self, name: str, once: Callable[[], Sample], *, reps: int | None = None) -> Samples:
         """Measure something as often as asked for, each time afresh. The first key of a sample is shown as it goes."""

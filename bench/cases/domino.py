@@ -8,12 +8,13 @@ a, one needs b, one b and c, two need all three. Whoever calls gives up after a 
 
 import time
 from collections.abc import Iterator, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
 
-from bench.answers import Span, amplification, good_share, latency_ms, shares, within
+from bench.answers import Span, against, amplification, good_share, latency_ms, shares, within
 from bench.cases.offering import Link, Offered, Running, carried, chain, offered, until
 from bench.chart import Chart, Line, Panel, Phase, Tone
 from bench.figures import Row, Unit, at_least, at_most
@@ -141,8 +142,8 @@ def _sample(seen: Seen) -> Sample:
     before = within(seen.offered.answers, seen.before, OTHERS)
     hung = within(seen.offered.answers, seen.hung, OTHERS)
     sample = {
-        "goodput": good_share(hung) / good_share(before) * 100,
-        "p99": latency_ms(hung, 0.99) / latency_ms(before, 0.99) * 100,
+        "goodput": against(good_share(hung), good_share(before), 0.0) * 100,
+        "p99": against(latency_ms(hung, 0.99), latency_ms(before, 0.99), inf) * 100,
         "amplification": seen.amplification,
         "p99 before": latency_ms(before, 0.99),
         "rate": seen.offered.rate,

@@ -21,6 +21,7 @@ MORE_S = 30.0  # beyond its length an open loop may take so long to start and to
 ENOUGH = 0.98  # of the requests answered well: so much is still called carrying the load
 STEP = 1.15
 STEPS_MAX = 16
+LEAST_SHARE = 0.1
 
 _answers = msgspec.msgpack.Decoder(list[Answer])
 
@@ -119,7 +120,10 @@ def offer(
 def carried(
     session: Session, folder: Path, url: str, kinds: Sequence[Mapping[str, Any]], first: float, step_s: float
 ) -> float:
-    """Find the highest rate of which all but a few requests are answered well."""
+    """Find the highest rate of which all but a few requests are answered well. In the least form it isn't looked for:
+    a rate that any machine carries."""
+    if session.least:
+        return first * LEAST_SHARE
 
     def carries(rate: float) -> bool:
         share = good_share(offer(folder, url, kinds, rate, step_s, round(rate)).answers)
@@ -127,7 +131,7 @@ def carried(
         return share >= ENOUGH
 
     offer(folder, url, kinds, first, step_s, 1)  # connections are opened, limits are found
-    return highest(carries, first, session.size(STEPS_MAX, STEPS_MAX))
+    return highest(carries, first, STEPS_MAX)
 
 
 def highest(carries: Callable[[float], bool], first: float, steps: int) -> float:

@@ -6,6 +6,7 @@ import httptools
 import msgspec
 import uvloop
 
+from bench.answers import REFUSALS
 from bench.parts.contract import Job, job
 from bench.parts.load import Options, closed_loop
 from bench.parts.saying import options, say
@@ -30,10 +31,11 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         body, self._body = self._body, b""
-        self._answer.set_result(body)
+        self._answer.set_result(None if self._parser.get_status_code() in REFUSALS else body)
 
-    def request(self, head: bytes, body: bytes) -> "asyncio.Future[bytes]":
-        self._answer: asyncio.Future[bytes] = self._loop.create_future()
+    def request(self, head: bytes, body: bytes) -> "asyncio.Future[bytes | None]":
+        """Ask; None: it was refused."""
+        self._answer: asyncio.Future[bytes | None] = self._loop.create_future()
         self._transport.write(b"%b%d\r\n\r\n%b" % (head, len(body), body))
         return self._answer
 
@@ -46,7 +48,10 @@ async def main(asked: Options) -> None:
 
     async def call() -> None:
         connection = idle.pop()
-        reply = _DECODER.decode(await connection.request(begin, _ENCODER.encode(request)))
+        body = _ENCODER.encode(request)
+        while (answer := await connection.request(begin, body)) is None:
+            pass  # what can be carried is asked for, so who is turned away comes again
+        reply = _DECODER.decode(answer)
         idle.append(connection)
         assert reply.user_id == 123_456
 

@@ -35,6 +35,12 @@ def test_kinds_come_as_often_as_they_should() -> None:
     assert which.count(2) == 0
 
 
+def test_what_was_nothing_before_is_no_target_reached() -> None:
+    assert answers.against(3, 2, 0.0) == 1.5
+    assert answers.against(0, 0, 0.0) == 0.0
+    assert answers.against(5, 0, float("inf")) == float("inf")
+
+
 def _answer(at_s: float, taken_s: float = 0.01, status: int = 200, *, kind: int = 0, late_s: float = 0.0) -> Answer:
     return Answer(kind, at_s, late_s, taken_s, status)
 

@@ -8,7 +8,7 @@ from bench.cases import breaker, domino, metastable, overload
 from bench.chart import Chart
 from bench.session import Sample, Session
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(85)
 
 
 @pytest.fixture

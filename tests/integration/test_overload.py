@@ -56,8 +56,7 @@ class Held:
 async def serving(services: Sequence[Service], **more: Any) -> AsyncIterator[tuple[Site, int]]:
     bound = bind(Settings(http="127.0.0.1:0", http_given=True))
     assert bound is not None
-    addresses = {contract: bound.url for contract in more.pop("round_trip", ())}
-    site = Site(services, Settings(addresses=addresses, **more))
+    site = Site(services, Settings(**more))
     try:
         await site.open(bound, work=True)
         try:
@@ -282,47 +281,93 @@ async def test_a_window_ends_by_itself() -> None:
         assert await site.client().call(Shop.buy, "x") == "x"
 
 
-class Ring(Contract, name="ring_overload"):
-    there = Operation(str, str)
-    back = Operation(str, str)
+class Near(Contract, name="near_overload"):
+    there = Operation(str, str, effect="read")
     prior = Operation(str, str)
 
 
-@pytest.mark.parametrize("over_http", [True, False], ids=["over HTTP", "in process"])
-async def test_a_circle_of_calls_is_refused_with_its_path_and_priority_travels(
-    over_http: bool,
-) -> None:
-    service = Service(Ring)
+class Away(Contract, name="away_overload"):
+    back = Operation(str, str, effect="read")
 
-    @service.implements(Ring.there)
-    async def there(what: str, ctx: Context) -> str:
-        return await ctx.call(Ring.back, what)
 
-    @service.implements(Ring.back)
-    async def back(what: str, ctx: Context) -> str:
-        if what == "priority":
-            return await ctx.call(Ring.prior, what)
-        try:
-            return await ctx.call(Ring.there, what)
-        except OperationFailed as error:
-            return f"{error.cause}: {error}"
+class Circle:
+    """Two services that call each other. `begun`: what ran; what is asked says whether the error is caught."""
 
-    @service.implements(Ring.prior)
-    async def prior(what: str, ctx: Context) -> str:
-        assert ctx._request is not None
-        return ctx._request.priority.name
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.near, self.away = Service(Near), Service(Away)
 
-    async with serving([service], round_trip=["ring_overload"]) as (site, port):
-        url = f"http://127.0.0.1:{port}"
-        if over_http:  # each call leaves the process and comes back by the door
-            site.host.router._local = None
-        client = Client(addresses={"ring_overload": url}) if over_http else site.client()
-        async with client:
-            said = await client.call(Ring.there, "x")
-            assert said.startswith("loop_detected")
-            assert "ring_overload.there → ring_overload.back → ring_overload.there" in said
-            assert await client.call(Ring.there, "priority", priority="high") == "HIGH"
-            assert await client.call(Ring.there, "priority", priority="low") == "LOW"
+        @self.near.implements(Near.there)
+        async def there(what: str, ctx: Context) -> str:
+            self.begun.append("there")
+            return await ctx.call(Away.back, what)
+
+        @self.away.implements(Away.back)
+        async def back(what: str, ctx: Context) -> str:
+            self.begun.append("back")
+            if what == "priority":
+                return await ctx.call(Near.prior, what)
+            try:
+                return await ctx.call(Near.there, what)
+            except OperationFailed as error:
+                if what != "caught":
+                    raise
+                return f"{error.cause}: {error}"
+
+        @self.near.implements(Near.prior)
+        async def prior(what: str, ctx: Context) -> str:
+            assert ctx._request is not None
+            return ctx._request.priority.name
+
+
+@contextlib.asynccontextmanager
+async def in_two_processes(circle: Circle) -> AsyncIterator[Client]:
+    """Each service has a door of its own: every call goes over HTTP."""
+    ports = [bind(Settings(http="127.0.0.1:0", http_given=True)) for _ in range(2)]
+    near, away = [port for port in ports if port is not None]
+    sites = [
+        (Site([circle.near], Settings(addresses={"away_overload": away.url})), near),
+        (Site([circle.away], Settings(addresses={"near_overload": near.url})), away),
+    ]
+    async with contextlib.AsyncExitStack() as stack:
+        for site, bound in sites:
+            stack.callback(bound.close)
+            await site.open(bound, work=True)
+            stack.push_async_callback(site.close, 0.0)
+        yield await stack.enter_async_context(Client(addresses={"near_overload": near.url}))
+
+
+@contextlib.asynccontextmanager
+async def in_one_process(circle: Circle) -> AsyncIterator[Client]:
+    async with serving([circle.near, circle.away]) as (site, _):
+        yield site.client()
+
+
+WAYS = pytest.mark.parametrize("open_all", [in_two_processes, in_one_process], ids=["over HTTP", "in process"])
+PATH = ("near_overload.there", "away_overload.back", "near_overload.there")
+LOOPS = 30  # of so many failures a breaker would open
+
+
+@WAYS
+async def test_a_circle_of_calls_is_refused_with_its_path_and_priority_travels(open_all: Any) -> None:
+    async with open_all(Circle()) as client:
+        said = await client.call(Near.there, "caught")
+        assert said.startswith("loop_detected")
+        assert " → ".join(PATH) in said
+        assert await client.call(Near.there, "priority", priority="high") == "HIGH"
+        assert await client.call(Near.there, "priority", priority="low") == "LOW"
+
+
+@WAYS
+async def test_who_asked_first_learns_of_the_circle_and_nobody_tries_again_or_breaks_off(open_all: Any) -> None:
+    circle = Circle()
+    async with open_all(circle) as client:
+        for _ in range(LOOPS):
+            with pytest.raises(OperationFailed) as looped:
+                await client.call(Near.there, "let pass")
+            assert (looped.value.cause, looped.value.path) == ("loop_detected", PATH)
+            assert " → ".join(PATH) in str(looped.value)
+        assert circle.begun == ["there", "back"] * LOOPS
 
 
 async def test_an_overloaded_service_is_overloaded_to_its_client() -> None:

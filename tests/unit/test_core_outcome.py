@@ -83,6 +83,7 @@ def body_of(answer: Answer) -> dict[str, object]:
         (UsageError("x"), E.FAILED),
         (InvalidRequest("of a call that the handler made"), E.FAILED),
         (OperationFailed("of another service"), E.FAILED),
+        (OperationFailed("a circle", cause="loop_detected"), E.LOOP),
         (TimeoutError(), E.FAILED),
         (TransportError("x"), E.FAILED),
         (Unavailable("x"), E.UNAVAILABLE),
@@ -136,6 +137,7 @@ KEYED = Retry(attempts=3, first=2.0, longest=100.0)
         (E.FAILED, KeyError(), Disposition(State.SCHEDULED, charge=True, delay_s=1.0, feeds="bad")),
         (E.UNAVAILABLE, Unavailable(""), Disposition(State.SCHEDULED, charge=True, delay_s=1.0, feeds="downstream")),
         (E.TIMED_OUT, DeadlineExceeded(""), Disposition(State.SCHEDULED, charge=True, delay_s=1.0, feeds="downstream")),
+        (E.LOOP, OperationFailed(""), Disposition(State.SCHEDULED, charge=True, delay_s=1.0, feeds="bad")),
         (E.LATER, RetryLater(60), Disposition(State.SCHEDULED, charge=True, delay_s=60.0)),
         (E.LATER, RetryLater(60, counts=False), Disposition(State.SCHEDULED, charge=False, delay_s=60.0)),
         (E.REJECTED, Reject("no"), Disposition(State.DEAD, Cause.REJECTED, charge=True, feeds="good")),
@@ -156,7 +158,7 @@ def test_only_an_answer_commits(ending: Ending) -> None:
     assert message_disposition(ending, KeyError(), tried()).commits is (ending in answers)
 
 
-@pytest.mark.parametrize("ending", [E.FAILED, E.UNAVAILABLE, E.TIMED_OUT, E.MAX_RUN])
+@pytest.mark.parametrize("ending", [E.FAILED, E.UNAVAILABLE, E.TIMED_OUT, E.LOOP, E.MAX_RUN])
 def test_after_the_last_attempt_it_is_dead(ending: Ending) -> None:
     before, last = (message_disposition(ending, KeyError(), tried(attempt)) for attempt in (19, 20))
     assert before.to is State.SCHEDULED
@@ -211,6 +213,8 @@ def test_a_message_goes_somewhere_that_its_life_allows(
         (Overloaded(SECRET, retry_after=0.25), E.UNAVAILABLE, 503, "unavailable", 0.25),
         (StoreError(SECRET), E.UNAVAILABLE, 503, "unavailable", 1.0),
         (DeadlineExceeded(SECRET), E.TIMED_OUT, 504, "deadline_exceeded", None),
+        (OperationFailed(SECRET, cause="loop_detected"), E.LOOP, 508, "loop_detected", None),
+        (OperationFailed(SECRET, cause="loop_detected", path=("a.b", "c.d")), E.LOOP, 508, "loop_detected", None),
         (RetryLater(9), E.LATER, 503, "unavailable", 9.0),
         (Reject("too young"), E.REJECTED, 422, "rejected", None),
         (asyncio.CancelledError(), E.DEADLINE, 504, "deadline_exceeded", None),
@@ -230,6 +234,13 @@ def test_what_a_call_answers(
     assert body["title"] and body["detail"]
     assert SECRET.encode() not in answer.body
     assert answer.processed, "a handler ran: its effects elsewhere can't be taken back"
+
+
+def test_the_path_of_a_circle_is_said() -> None:
+    error = OperationFailed("", cause="loop_detected", path=("a.b", "c.d", "a.b"))
+    body = body_of(call_answer(E.LOOP, error, "a.b", "a", NOW))
+    assert body["path"] == ["a.b", "c.d", "a.b"]
+    assert "a.b → c.d → a.b" in str(body["detail"])
 
 
 def test_a_reason_is_said() -> None:

@@ -69,6 +69,13 @@ def told(code: str, status: int | None = None, **members: object) -> bytes:
     return answer.body
 
 
+@pytest.mark.parametrize(("said", "path"), [(["a.b", 7, "c.d"], ("a.b", "c.d")), ("a.b", ()), (None, ())])
+def test_a_circle_names_the_path_as_far_as_it_is_one(said: object, path: tuple[str, ...]) -> None:
+    error = error_of(508, told("loop_detected", path=said), {}, WireShop.register)
+    assert isinstance(error, OperationFailed)
+    assert (error.cause, error.path) == ("loop_detected", path)
+
+
 # --- there and back
 
 

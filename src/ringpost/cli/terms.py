@@ -8,9 +8,9 @@ from ringpost.core.after import WAIT_S_MAX
 from ringpost.core.deadline import MARGIN_S
 from ringpost.core.keep import keep_s
 from ringpost.core.notes import Described
+from ringpost.core.outcome import DEPTH_MAX
 from ringpost.core.retry import DEFAULT, Retry
 from ringpost.service.handler import Handler
-from ringpost.service.pipeline import DEPTH_MAX
 from ringpost.service.service import CONCURRENCY_ASYNC, CONCURRENCY_DEF, MAX_RUN_S
 
 DEFAULT_WORD = "default"

@@ -82,7 +82,8 @@ class OperationFailed(RingpostError):
     """Say that an operation ended without reply and without Problem.
 
     `cause` says how: `handler_error`, `worker_lost`, `rejected` …; why, the log and the dead letters of its service.
-    Repeating it as it is ends the same way until somebody has acted there.
+    Repeating it as it is ends the same way until somebody has acted there. `path`: with `loop_detected`, the operations
+    through which the calls went, whoever of them made the one that was refused.
     """
 
     def __init__(
@@ -92,9 +93,11 @@ class OperationFailed(RingpostError):
         message_id: str = "",
         cause: str = "handler_error",
         state: Literal["failed", "cancelled", "expired"] = "failed",
+        path: Sequence[str] = (),
     ) -> None:
         super().__init__(message)
         self.message_id = message_id
+        self.path = tuple(path)
         self.cause = cause
         self.state: Literal["failed", "cancelled", "expired"] = state
 

@@ -21,6 +21,7 @@ from ringpost.contract.errors import (
     Cancelled,
     DeadlineExceeded,
     InvalidRequest,
+    OperationFailed,
     Overloaded,
     Reject,
     RetryLater,
@@ -115,6 +116,20 @@ def problem_answer(
     return Answer(body["status"], _encode(body), PROBLEM_JSON, retry_after_s, processed)
 
 
+DEPTH_MAX = 8
+"""So many calls stand one behind the other at most."""
+
+
+def loop_answer(path: Sequence[str], operation: str, *, processed: bool) -> Answer:
+    """Answer that calls went in a circle or too deep, and through which operations. Each caller on the way up answers
+    with the same, where its handler lets it pass: the mistake is in how the services are put together, and whoever
+    asked first is told where. It says nothing of whether somebody is there, so no breaker counts it and nothing is
+    tried again for it."""
+    detail = f"Calls went {' → '.join(path)}: at most {DEPTH_MAX} deep, none twice."
+    members = {"path": list(path)}
+    return problem_answer("loop_detected", detail, operation=operation, processed=processed, members=members)
+
+
 def declared_answer(problem: Problem, contract: str) -> Answer:
     """Answer with a Problem of the contract of that name. Raises InvalidRequest where a field of it doesn't fit."""
     return Answer(type(problem).status, _encode(to_members(problem, contract)), PROBLEM_JSON)
@@ -149,6 +164,7 @@ class Ending(StrEnum):
     FAILED = "raises an undeclared Problem or anything else"
     UNAVAILABLE = "a service behind it isn't there, or has too much to do"
     TIMED_OUT = "a service behind it didn't answer in time"
+    LOOP = "a call that it made was refused, as calls went in a circle or too deep"
     LATER = "raises RetryLater"
     REJECTED = "raises Reject"
     UNDECODABLE = "never begins: the body doesn't fit"
@@ -185,6 +201,7 @@ TABLE: Mapping[Ending, Line] = MappingProxyType(
         E.FAILED: Line("handler_error", S.SCHEDULED, Cause.HANDLER_ERROR, charge=True, feeds="bad"),
         E.UNAVAILABLE: Line("unavailable", S.SCHEDULED, Cause.HANDLER_ERROR, charge=True, feeds="downstream"),
         E.TIMED_OUT: Line("deadline_exceeded", S.SCHEDULED, Cause.HANDLER_ERROR, charge=True, feeds="downstream"),
+        E.LOOP: Line("loop_detected", S.SCHEDULED, Cause.HANDLER_ERROR, charge=True, feeds="bad"),
         E.LATER: Line("unavailable", S.SCHEDULED, Cause.HANDLER_ERROR, charge=True),
         E.REJECTED: Line("rejected", S.DEAD, Cause.REJECTED, charge=True, feeds="good"),
         E.UNDECODABLE: Line("invalid", S.DEAD, Cause.UNDECODABLE, charge=True),
@@ -226,6 +243,8 @@ def ending_of(
             return E.UNAVAILABLE
         case DeadlineExceeded():
             return E.TIMED_OUT
+        case OperationFailed(cause="loop_detected"):
+            return E.LOOP
         case RetryLater():
             return E.LATER
         case Reject():
@@ -280,6 +299,7 @@ def message_disposition(ending: Ending, error: BaseException | None, tried: Trie
 _DETAILS: Mapping[Ending, str] = MappingProxyType(
     {
         E.FAILED: "The handler failed; the log of its service says why.",
+        E.LOOP: "A call behind this one went in a circle.",
         E.UNAVAILABLE: "Something behind this service isn't available.",
         E.TIMED_OUT: "A service behind this one didn't answer in time.",
         E.LATER: "Try again later.",
@@ -304,6 +324,8 @@ def call_answer(ending: Ending, error: BaseException, operation: str, contract: 
         return declared_answer(error, contract)
     if isinstance(error, InvalidRequest) and ending is E.UNDECODABLE:
         return invalid_answer(error, operation)
+    if isinstance(error, OperationFailed) and ending is E.LOOP and error.path:
+        return loop_answer(error.path, operation, processed=True)
     detail = error.reason if isinstance(error, Reject) else _DETAILS.get(ending, "")
     code = TABLE[ending].code
     retry_after_s = None

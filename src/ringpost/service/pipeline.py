@@ -18,7 +18,7 @@ from ringpost.core import ids
 from ringpost.core.call import Call, Identity
 from ringpost.core.handling import handling
 from ringpost.core.message import Answer, Cause, Delivery, Envelope, Message, Settled, Settlement, State
-from ringpost.core.outcome import Disposition, Ending, Stopped, declared_answer, invalid_answer
+from ringpost.core.outcome import DEPTH_MAX, Disposition, Ending, Stopped, declared_answer, invalid_answer, loop_answer
 from ringpost.service import verdict
 from ringpost.service.context import HOPS_MAX, Context, Means
 from ringpost.service.handler import Handler
@@ -31,7 +31,6 @@ from ringpost.service.transaction import Transaction
 Authenticate = Callable[[Mapping[str, str]], Awaitable[Identity | None]]
 Middleware = Callable[[Context, Callable[[], Awaitable[object]]], Awaitable[object]]
 
-DEPTH_MAX = 8
 DEPTH_NOTED = 3
 CHAINS_MAX = 1_000
 SWEEP_S = 0.010
@@ -164,8 +163,7 @@ class Pipeline:
         if call.deadline_s <= now_s:
             return _too_late(name)
         if call.depth and (call.depth > DEPTH_MAX or name in call.path):
-            path = " → ".join((*call.path, name))
-            return verdict.refusal("loop_detected", f"Calls went {path}: at most {DEPTH_MAX} deep, none twice.", name)
+            return loop_answer((*call.path, name), name, processed=False)
         if call.depth >= DEPTH_NOTED:
             self._note_chain(call)
         slots, since_s = bound.slots, call.since_s or now_s
@@ -303,6 +301,8 @@ class Pipeline:
         ending, error = verdict.told(bound.handler, error, ctx.cancelled)
         if ending is Ending.FAILED:
             _LOG.error("the handler of %s failed in a call", bound.handler.name, exc_info=error)
+        elif ending is Ending.LOOP:
+            _LOG.error("a call in the handler of %s was refused: %s", bound.handler.name, error)
         return ending, verdict.failed_answer(bound.handler, ending, error)
 
     async def _put(self, staged: Sequence[Message]) -> str:

@@ -36,6 +36,7 @@ from ringpost.wire.headers import BadHeader, retry_after_s, retry_after_text
 from ringpost.wire.http import Response
 
 PROCESSED = "ringpost-processed"
+_PATH_MAX = 64  # names of a path that somebody says; ours are far shorter
 Asked = Operation[Any, Any] | Event[Any]
 
 
@@ -234,7 +235,15 @@ def _ended(state: Literal["failed", "cancelled", "expired"]) -> Callable[[Answer
 
 _failed = _ended("failed")
 
-# What isn't here is a failure with the code as its cause: handler_error, rejected, worker_lost, loop_detected …
+
+def _looped(answered: Answered) -> RingpostError:
+    path = answered.members.get("path")
+    listed = cast("list[object]", path) if isinstance(path, list) else []
+    names = [name for name in listed if isinstance(name, str)]
+    return OperationFailed(answered.said, cause="loop_detected", path=names[:_PATH_MAX])
+
+
+# What isn't here is a failure with the code as its cause: handler_error, rejected, worker_lost …
 _BY_CODE: Mapping[str, Callable[[Answered], RingpostError]] = {
     "invalid": _invalid,
     "not_found": _not_there,
@@ -252,6 +261,7 @@ _BY_CODE: Mapping[str, Callable[[Answered], RingpostError]] = {
     "wrong_instance": _not_there,
     "key_reused": _usage,
     "mismatch": _usage,
+    "loop_detected": _looped,
     "overloaded": _overloaded,
     "queue_full": _overloaded,
     "unavailable": _unavailable,

@@ -95,7 +95,7 @@ POLICY_FOR = {
     "error_rate": "the share of failures, of at least 20 calls in 10 s, at which the breaker opens",
     "slow_rate": "the share of slow calls at which it opens",
     "slow": "from when on a call is slow",
-    "limit": "calls of one operation under way at one target, at most; adapts itself down to 4",
+    "limit": "calls of one operation under way at one target, at most; 1,024 more stand in line",
 }
 
 

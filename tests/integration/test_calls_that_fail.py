@@ -1,6 +1,7 @@
 """Calls to targets that refuse, hang, shed load and half fail: who tries again, how often, and when not at all."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -23,8 +24,9 @@ from ringpost import (
     UsageError,
     blocking,
 )
-from ringpost.client import guard, guards, outbound
+from ringpost.client import bulkhead, guard, guards, outbound
 from ringpost.client.attempt import Attempt
+from ringpost.client.transport import CONNECTIONS_PER_ORIGIN
 from ringpost.core import call_retry, notes
 from ringpost.core.breaker import GOOD_CLOSE, Breaker
 from ringpost.core.budget import Budget
@@ -636,20 +638,109 @@ async def test_without_budget_nothing_is_hedged() -> None:
 # --- the bulkhead
 
 
-async def test_a_hanging_operation_takes_no_more_than_its_places_and_a_line_as_long() -> None:
-    policies = {"far.write": {"limit": 4}}
-    async with a_door(hang) as door, a_client(door, policies=policies) as client:
+async def test_a_thousand_calls_at_once_are_all_answered() -> None:
+    async with a_door() as door, a_client(door) as client:
+        assert await asyncio.gather(*(client.call(Far.write, 1, timeout=60) for _ in range(1000))) == [7] * 1000
+
+
+async def test_the_line_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulkhead, "WAITING_MAX", 4)
+    async with a_door(hang) as door, a_client(door, policies={"far.write": {"limit": 4}}) as client:
         calls = [asyncio.ensure_future(client.call(Far.write, 1, timeout=1)) for _ in range(8)]
         await until(lambda: len(door.seen) == 4)
         with pytest.raises(Overloaded, match="under way") as raised:
             await client.call(Far.write, 1)
         assert raised.value.processed == "no"
-        door.answering = answered(say(200, 7))
-        assert await client.call(Far.other, 1) == 7
         ends = await asyncio.gather(*calls, return_exceptions=True)
         assert all(isinstance(one, DeadlineExceeded) for one in ends)
         assert [one.processed for one in ends].count("no") == 4  # type: ignore[union-attr]
-        assert len(door.seen) == 5
+        assert len(door.seen) == 4
+
+
+async def calls_of_a_starved_process(door: Door) -> None:
+    """Call healthily for a while, then with a loop that is late at every answer, two dozen at a time."""
+
+    async def starved(_: Seen) -> Answer:
+        time.sleep(0.01)  # noqa: ASYNC251 (it is what the test is about)
+        return say(200, 7)
+
+    async with a_client(door) as client:
+        for _ in range(50):
+            await client.call(Far.write, 1)
+        door.answering = starved
+        for _ in range(6):
+            await asyncio.gather(*(client.call(Far.write, 1, timeout=60) for _ in range(24)))
+
+
+async def test_a_process_without_cpu_fails_none_of_its_own_calls() -> None:
+    async with a_door() as door:
+        await calls_of_a_starved_process(door)
+
+
+async def test_a_twin_that_takes_its_own_lateness_for_the_target_s_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    good = guard.Guard.good
+
+    def learning(self: guard.Guard, this: Attempt, now_s: float) -> None:
+        if now_s - this.began_s > 0.02:
+            self.bulkhead.limit = max(4, self.bulkhead.limit // 2)
+        good(self, this, now_s)
+
+    monkeypatch.setattr(guard.Guard, "good", learning)
+    monkeypatch.setattr(bulkhead, "WAITING_MAX", 8)
+    async with a_door() as door:
+        with pytest.raises(Overloaded):
+            await calls_of_a_starved_process(door)
+
+
+async def others_beside_a_hang(door: Door, limit: int) -> list[Any]:
+    """Give what becomes of calls of another operation at the same target, in the moment at which one begins to hang."""
+
+    async def half_well(seen: Seen) -> Answer:
+        return await hang(seen) if seen.path == "/far/write" else say(200, 7)
+
+    door.answering = half_well
+    async with a_client(door, policies={"far.write": {"limit": limit}}) as client:
+        hanging = [asyncio.ensure_future(client.call(Far.write, 1, timeout=60)) for _ in range(600)]
+        await until(lambda: len(door.seen) >= min(limit, CONNECTIONS_PER_ORIGIN))
+        ends = await asyncio.gather(*(client.call(Far.other, 1, timeout=1) for _ in range(50)), return_exceptions=True)
+        for one in hanging:
+            one.cancel()
+        await asyncio.wait(hanging)
+    return ends
+
+
+async def test_an_operation_that_hangs_leaves_connections_for_others() -> None:
+    async with a_door() as door:
+        assert await others_beside_a_hang(door, limit=128) == [7] * 50
+
+
+async def test_a_twin_without_places_is_caught() -> None:
+    async with a_door() as door:
+        ends = await others_beside_a_hang(door, limit=1024)
+        assert all(isinstance(one, DeadlineExceeded) for one in ends)
+
+
+async def left_in_line(door: Door, client: Client) -> list[str]:
+    """Let calls hang and others stand in line behind them; give how those in line end while the first still hang."""
+    hanging = [asyncio.ensure_future(client.call(Far.write, 1, timeout=60)) for _ in range(20)]
+    await until(lambda: len(door.seen) == 20)
+    in_line = [asyncio.ensure_future(client.call(Far.write, 1, timeout=3)) for _ in range(20)]
+    ends = await asyncio.gather(*in_line, return_exceptions=True)
+    assert not any(one.done() for one in hanging)
+    for one in hanging:
+        one.cancel()
+    await asyncio.wait(hanging)
+    return sorted({type(one).__name__ for one in ends})
+
+
+async def test_who_stands_in_line_goes_when_the_breaker_opens(monkeypatch: pytest.MonkeyPatch) -> None:
+    policies = {"far.write": {"limit": 20, "slow_s": 1.0}}
+    async with a_door(hang) as door, a_client(door, policies=policies) as client:
+        assert await left_in_line(door, client) == ["Unavailable"]
+        guards.PROCESS.forget()
+    monkeypatch.setattr(bulkhead.Bulkhead, "dismiss", lambda self: None)  # the twin keeps them there
+    async with a_door(hang) as door, a_client(door, policies=policies) as client:
+        assert await left_in_line(door, client) == ["DeadlineExceeded"]
 
 
 # --- layers

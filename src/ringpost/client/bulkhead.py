@@ -1,65 +1,60 @@
 """A bulkhead: how many calls of one operation may be under way at one target, so that one which hangs takes neither all
-connections nor all memory with it. The limit adapts to how long calls take (`core/limit.py`); a queue no longer than
-the limit evens out bursts, and who stands in it goes when the time is over."""
+connections nor all memory with it. Who finds no place stands in line, until its deadline or until the breaker opens.
+
+The limit stays as it is. What a target can carry is found by its door, which sees all who call; seen from here, calls
+that take longer may as well be a sign of this process's own want of CPU, and to refuse them then would be a failure of
+its own making. Standing in line costs nobody but the one who stands there.
+"""
 
 import asyncio
 from collections import deque
 
 from ringpost.contract.errors import DeadlineExceeded, Overloaded
-from ringpost.core.limit import LEAST, limiter
 
+WAITING_MAX = 1024
+"""So many stand in line at most: as many as a process takes requests at a time."""
 _AGAIN_S = 1.0
 
 
 class Bulkhead:
     """Of one event loop. Who takes a place counts `taken` up while it is below `limit`, else waits for a `turn`."""
 
-    __slots__ = ("_limiter", "_loop", "limit", "name", "taken", "waiting")
+    __slots__ = ("_loop", "limit", "name", "taken", "waiting")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, most: int, name: str) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, limit: int, name: str) -> None:
         """`name`: what the calls are, for errors."""
         self.taken = 0
-        self.limit = most
+        self.limit = limit
         self.name = name
         self._loop = loop
-        self._limiter = limiter("aimd", LEAST, most)
-        self.waiting: deque[asyncio.Future[None]] = deque()
+        self.waiting: deque[asyncio.Future[bool]] = deque()
 
-    async def turn(self, deadline_s: float) -> None:
-        """Wait for a place and take it. Raises Overloaded where the line is full, DeadlineExceeded."""
-        if len(self.waiting) >= self.limit:
+    async def turn(self, deadline_s: float) -> bool:
+        """Wait for a place and take it; False where all were sent away. Raises Overloaded where the line is full,
+        DeadlineExceeded."""
+        if len(self.waiting) >= WAITING_MAX:
             raise Overloaded(
-                f"{self.taken} calls of {self.name} are under way and as many wait: no more are taken on. It answers "
-                "too slowly for what it is asked, or `limit` in [policies] is too low.",
+                f"{self.taken} calls of {self.name} are under way and {WAITING_MAX:,} wait: no more are taken on. It "
+                "answers too slowly for what it is asked, or `limit` in [policies] is too low. Many calls at a time "
+                "are made by call_all.",
                 retry_after=_AGAIN_S,
                 processed="no",
             )
-        turn: asyncio.Future[None] = self._loop.create_future()
+        turn: asyncio.Future[bool] = self._loop.create_future()
         self.waiting.append(turn)
         try:
             async with asyncio.timeout_at(deadline_s):
-                await turn
+                return await turn
         except BaseException as error:
-            if turn.done() and not turn.cancelled():
+            if not turn.done() or turn.cancelled():
+                self._leave(turn)
+            elif turn.result():
                 self.give()  # it came in the moment of giving up: it belongs to the next in line
-            elif turn in self.waiting:
-                self.waiting.remove(turn)
             if isinstance(error, TimeoutError):
                 raise DeadlineExceeded(
                     f"{self.taken} calls of {self.name} were under way until the deadline.", processed="no"
                 ) from error
             raise
-
-    def learn(self, now_s: float, took_s: float, *, dropped: bool = False) -> None:
-        """Learn from how long a place was held, before it is given back. `dropped`: refused for overload."""
-        if self._limiter.sample(now_s, took_s, self.taken, dropped=dropped):
-            self.limit = self._limiter.limit
-
-    def given_up(self, now_s: float, took_s: float) -> None:
-        """Give a place back after somebody's deadline: what was given up early says nothing."""
-        if self._limiter.slow(took_s):
-            self.learn(now_s, took_s, dropped=True)
-        self.give()
 
     def give(self) -> None:
         """Give a place back to the next in line."""
@@ -73,4 +68,15 @@ class Bulkhead:
             turn = self.waiting.popleft()
             if not turn.done():
                 self.taken += 1
-                turn.set_result(None)
+                turn.set_result(True)
+
+    def dismiss(self) -> None:
+        """Send away all who stand in line: nothing goes out any more."""
+        while self.waiting:
+            turn = self.waiting.popleft()
+            if not turn.done():
+                turn.set_result(False)
+
+    def _leave(self, turn: "asyncio.Future[bool]") -> None:
+        if turn in self.waiting:
+            self.waiting.remove(turn)

@@ -181,7 +181,7 @@ class Guard:
         elif this.probe:
             with self._guards.lock:
                 self.breaker.unprobed(now_s, pause=False)
-        self.bulkhead.given_up(now_s, took_s)
+        self.bulkhead.give()
 
     # --- inside
 
@@ -197,6 +197,8 @@ class Guard:
                 changed = this.epoch == breaker.epoch and breaker.good(now_s, took_s)
             if changed:
                 self._guards.changed(self.watch, now_s)
+        if not breaker.passing:
+            self.bulkhead.dismiss()
 
     def _overdue(self, this: Attempt, now_s: float) -> None:
         self._good(this, now_s, now_s - this.began_s)  # how it ends is another matter
@@ -204,7 +206,6 @@ class Guard:
 
     def _learn(self, now_s: float, took_s: float) -> None:
         self._sample_s = now_s + SAMPLE_S
-        self.bulkhead.learn(now_s, took_s)
         with self._guards.lock:
             self.latency.note(took_s)
         self._be_patient()
@@ -232,12 +233,9 @@ class Guard:
             changed = self._fed(this, now_s, feeds, text, slow=this.out.timed and took_s >= self.breaker.rule.slow_s)
             if changed:
                 self._guards.changed(self.watch, now_s)
-        if end.shed and this.out.timed:
-            self.bulkhead.learn(now_s, took_s, dropped=True)
-        if end.late and this.out.timed:
-            self.bulkhead.given_up(now_s, took_s)
-        else:
-            self.bulkhead.give()
+        if not self.breaker.passing:
+            self.bulkhead.dismiss()
+        self.bulkhead.give()
 
     def _fed(self, this: Attempt, now_s: float, feeds: str, text: str, *, slow: bool) -> bool:
         breaker = self.breaker

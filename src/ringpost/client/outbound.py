@@ -198,15 +198,16 @@ class Outbound:
             guard.bulkhead.taken += 1
             return None
         try:
-            await guard.bulkhead.turn(this.until_s)
+            placed = await guard.bulkhead.turn(this.until_s)
         except TransportError as error:
             return Missed(NEUTRAL, True, error=error)
         this.began_s = self._time()
-        if breaker.passing:
+        if placed and breaker.passing:
             this.epoch = breaker.epoch
             return None
-        guard.bulkhead.give()  # it has opened meanwhile
-        return guard.refusal(this.began_s)
+        if placed:
+            guard.bulkhead.give()
+        return guard.refusal(this.began_s)  # it has opened meanwhile
 
     async def _second(self, first: Target, out: Posted) -> "Received | None":
         """Make the second request beside a late one; None where it brought nothing better."""

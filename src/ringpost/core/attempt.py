@@ -2,9 +2,9 @@
 
 One table, for breaker, budget and retries. A target that answers is good, whatever it says: a declared Problem or a 4xx
 is an answer. It is bad where it can't be reached, breaks off, fails (5xx) or doesn't answer in time. Neither is what
-says nothing of it: that it sheds load (then the limit gives way, as opening a breaker would turn "less" into
-"nothing"), that it was the wrong one, or that a call which it made itself failed. The last one is a problem with
-`retryable: false`: who stands next to a failure breaks and tries again, and no layer above it does either once more.
+says nothing of it: that it sheds load (opening a breaker would turn "less" into "nothing"), that it was the wrong one,
+or that a call which it made itself failed. The last one is a problem with `retryable: false`: who stands next to a
+failure breaks and tries again, and no layer above it does either once more.
 """
 
 from collections.abc import Mapping
@@ -22,21 +22,19 @@ Feeds = Literal["good", "bad", ""]
 class End(Struct, frozen=True):
     """How an attempt ended. `again`: another one may go well, if it is safe and there is time for it.
 
-    `late`: the time was over, which is the target's fault only if it had been enough for it before. `shed`: the target
-    has too much to do.
+    `late`: the time was over, which is the target's fault only if it had been enough for it before.
     """
 
     feeds: Feeds
     again: bool = False
     late: bool = False
-    shed: bool = False
 
 
 GOOD = End("good")
 BAD = End("bad")
 LATE = End("bad", late=True)
 DOWN = End("bad", again=True)
-SHED = End("", again=True, shed=True)
+SHED = End("", again=True)
 NEUTRAL = End("")
 CLOSED = End("", again=True)
 WAITING = End("good", again=True)

@@ -176,7 +176,7 @@ async def a_client(door: Door, **settings: Any) -> AsyncIterator[Client]:
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chance is kind: no backoff is waited for."""
-    monkeypatch.setattr(outbound.random, "random", lambda: 0.0)
+    monkeypatch.setattr(call_retry, "backoff_s", lambda number, chance: 0.0)
 
 
 async def until(so: Callable[[], bool]) -> None:
@@ -294,7 +294,7 @@ async def test_in_an_outage_there_are_five_retries_whoever_makes_them() -> None:
 
 async def calls_in_an_outage(door: Door) -> int:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(outbound.random, "random", lambda: 0.0)
+        patch.setattr(call_retry, "backoff_s", lambda number, chance: 0.0)
         async with a_client(door) as one, a_client(door) as two:
             for client in (one, two):
                 for _ in range(3):

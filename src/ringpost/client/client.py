@@ -10,7 +10,6 @@ from typing_extensions import Unpack
 
 from ringpost.client.asking import Asking, nothing_kept
 from ringpost.client.forwarding import OwnForwarding
-from ringpost.client.guards import PROCESS
 from ringpost.client.options import check_call_options, checked_headers
 from ringpost.client.outcome import reply_of
 from ringpost.client.posting import Origin, event_of, fallback_of, message_of, messages_of, new_id
@@ -20,6 +19,7 @@ from ringpost.client.statistics import TargetStatistics, statistics_of
 from ringpost.client.store_sender import StoreSender
 from ringpost.client.ticket import Cancelling, Receipt, Ticket, TicketSource
 from ringpost.client.verbs import Caller
+from ringpost.client.world import REAL, World
 from ringpost.contract.errors import TransportError, UsageError
 from ringpost.contract.operation import Event, Operation
 from ringpost.contract.outcome import Outcome
@@ -79,10 +79,10 @@ class Client(Caller):
         self._attachment: _Attachment | None = None
 
     @classmethod
-    def _attached(cls, store: Store | None, local: Local | None, settings: Settings) -> Self:
+    def _attached(cls, store: Store | None, local: Local | None, settings: Settings, world: World = REAL) -> Self:
         """Give a client on the open store and the services of this process; closing it closes neither."""
         client = cls()
-        client._attachment = _Attachment(store, local, settings)
+        client._attachment = _Attachment(store, local, settings, world)
         return client
 
     async def __aenter__(self) -> Self:
@@ -104,7 +104,7 @@ class Client(Caller):
     def statistics(self) -> tuple[TargetStatistics, ...]:
         """Give what this process knows of every operation at every target that it has called over HTTP: its breaker,
         its latency, its budget. All clients of a process share it."""
-        return statistics_of(PROCESS, time.monotonic())
+        return statistics_of(REAL.guards, time.monotonic())
 
     async def call(
         self, operation: Operation[Request, Reply], request: Fits[Request], /, **options: Unpack[CallOptions]
@@ -210,7 +210,14 @@ class Client(Caller):
     async def _opened(self) -> "_Ways":
         attachment = self._attachment
         if attachment is not None:
-            return _Ways(attachment.settings, attachment.store, attachment.local, self._own_headers, owns=False)
+            return _Ways(
+                attachment.settings,
+                attachment.store,
+                attachment.local,
+                self._own_headers,
+                owns=False,
+                world=attachment.world,
+            )
         settings = load(self._given)
         store: Store | None = None
         if settings.store is not None:
@@ -238,6 +245,7 @@ class _Attachment(Struct):
     store: Store | None
     local: Local | None
     settings: Settings
+    world: World
 
 
 class _Ways:
@@ -251,10 +259,11 @@ class _Ways:
         headers: Callable[[], dict[str, str]],
         *,
         owns: bool,
+        world: World = REAL,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.keeps = store is not None
-        self.router = Router(settings, local, store)
+        self.router = Router(settings, local, store, world)
         self._settings = settings
         self._store = store
         self._owns = owns

@@ -6,7 +6,6 @@ request is worth it (`hedge`). Here they are carried out.
 """
 
 import asyncio
-import random
 from collections import OrderedDict
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
@@ -15,10 +14,11 @@ from ringpost.client.attempt import Attempt, Missed
 from ringpost.client.breaker_notes import BreakerNotes
 from ringpost.client.bulkhead import Bulkhead
 from ringpost.client.guard import Guard
-from ringpost.client.guards import KEPT_MAX, PROCESS, Guards
+from ringpost.client.guards import KEPT_MAX
 from ringpost.client.instances import Instances
 from ringpost.client.outgoing import TICKETS, Outgoing, Posted
 from ringpost.client.target import Target, target_of
+from ringpost.client.world import CONNECTIONS_PER_ORIGIN, REAL, Carrier, World
 from ringpost.contract.errors import TransportError, Unavailable
 from ringpost.core.attempt import DOWN, NEUTRAL
 from ringpost.core.call_retry import Failed, Tries, may_repeat, next_at_s
@@ -29,7 +29,6 @@ from ringpost.store.port import Store
 
 if TYPE_CHECKING:
     from ringpost.client.connection import Received
-    from ringpost.client.transport import Transport
 
 _WRONG_INSTANCE = 421
 
@@ -37,16 +36,17 @@ _WRONG_INSTANCE = 421
 class Outbound:
     """The way out of one event loop. Connections are opened when something goes out for the first time."""
 
-    def __init__(self, settings: Settings, store: Store | None = None, guards: Guards = PROCESS) -> None:
+    def __init__(self, settings: Settings, store: Store | None = None, world: World = REAL) -> None:
         self._settings = settings
         self._store = store
-        self._guards = guards
+        self._world = world
+        self._guards = world.guards
         self._loop = asyncio.get_running_loop()
         self._time = self._loop.time
         self._addresses = {contract: target_of(url) for contract, url in settings.addresses.items()}
         self._instances = None if store is None else Instances(store, boot_id())
-        self._notes = None if store is None else BreakerNotes(store, guards)
-        self._transport: Transport | None = None
+        self._notes = None if store is None else BreakerNotes(store, world.guards)
+        self._transport: Carrier | None = None
         self._kept: OrderedDict[tuple[str, str, str], Guard] = OrderedDict()
 
     async def carry(self, out: Outgoing) -> "Received":
@@ -118,7 +118,7 @@ class Outbound:
         failed = Failed(number, self._time(), missed.unprocessed, missed.retry_after_s)
         if not may_repeat(failed, tries, safe=out.safe):
             return None
-        at_s = next_at_s(failed, out.deadline_s, random.random())
+        at_s = next_at_s(failed, out.deadline_s, self._world.chance())
         return at_s if at_s is not None and missed.guard.afford() else None
 
     def _attempt(self, out: Outgoing) -> Coroutine[Any, Any, "Received | Missed"]:
@@ -222,13 +222,10 @@ class Outbound:
 
     # --- what is worked out once
 
-    def transport(self) -> "Transport":
+    def transport(self) -> Carrier:
         """Give the transport, made at first use: it loads the HTTP parser."""
         if self._transport is None:
-            # The parser is a driver: only who goes over HTTP loads it.
-            from ringpost.client.transport import Transport
-
-            self._transport = Transport(self._settings)
+            self._transport = self._world.carrier(self._settings, CONNECTIONS_PER_ORIGIN)
         return self._transport
 
     def _policy(self, out: Outgoing) -> Policy:

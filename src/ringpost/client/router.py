@@ -21,6 +21,7 @@ from ringpost.client.outcome import decoded, reply_from, reply_of
 from ringpost.client.outgoing import NO_MORE, NO_OPTIONS, Asked, More, posted
 from ringpost.client.posting import check_size
 from ringpost.client.target import Target
+from ringpost.client.world import REAL, World
 from ringpost.contract.errors import NotHere
 from ringpost.contract.operation import Operation
 from ringpost.contract.vocabulary import CallOptions, Reply, Request
@@ -35,12 +36,14 @@ _NO_HEADERS: dict[str, str] = {}
 class Router:
     """The way of calls, for one event loop. Connections are opened when something goes over HTTP for the first time."""
 
-    def __init__(self, settings: Settings, local: Local | None = None, store: Store | None = None) -> None:
+    def __init__(
+        self, settings: Settings, local: Local | None = None, store: Store | None = None, world: World = REAL
+    ) -> None:
         self._settings = settings
         self._local = local
         self._store = store
         self._loop = asyncio.get_running_loop()
-        self._out = Outbound(settings, store)
+        self._out = Outbound(settings, store, world)
 
     @property
     def addressed(self) -> Mapping[str, str]:

@@ -13,11 +13,11 @@ from ringpost.client.connection import Connection, Exchange, Limits, Phase, Rece
 from ringpost.client.request import whole
 from ringpost.client.sweep import Sweep
 from ringpost.client.target import Origin
+from ringpost.client.world import CONNECTIONS_PER_ORIGIN
 from ringpost.contract.errors import DeadlineExceeded, Unavailable
 from ringpost.settings import Settings
 from ringpost.wire.http import Response
 
-CONNECTIONS_PER_ORIGIN = 256  # more than one operation that hangs may take
 CONNECT_S = 3.0
 ORIGINS_MAX = 1024
 _TIDY_S = 1.0

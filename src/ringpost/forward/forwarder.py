@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from msgspec.structs import replace
 
 from ringpost.client.target import target_of
-from ringpost.client.transport import Transport
+from ringpost.client.world import REAL, World
 from ringpost.contract.codec import Codec
 from ringpost.core.handover import forward_queue
 from ringpost.core.retry import Retry
@@ -29,25 +29,33 @@ class Forwarder:
     `contracts`: only for these; by default for all. Several processes on one store may forward beside each other.
     """
 
-    def __init__(self, store: Store, settings: Settings, contracts: Iterable[str] | None = None) -> None:
+    def __init__(
+        self, store: Store, settings: Settings, contracts: Iterable[str] | None = None, world: World = REAL
+    ) -> None:
         wanted = settings.addresses if contracts is None else contracts
         # Many outcomes come in one answer, as base64.
         bytes_max = 2 * (settings.reply_bytes_max + ANSWER_BYTES_MAX)
-        self._transport = Transport(
-            replace(settings, reply_bytes_max=bytes_max), connections_per_origin=CONCURRENCY + 2
-        )
+        self._transport = world.carrier(replace(settings, reply_bytes_max=bytes_max), CONCURRENCY + 2)
         receivers = [
             Receiver(contract, target_of(settings.addresses[contract]), self._transport, store) for contract in wanted
         ]
         self.queues = tuple(receiver.queue for receiver in receivers)
-        self._pullers = {receiver.queue: Puller(store, receiver, settings.lease_s) for receiver in receivers}
-        poster = Poster(store, receivers, self._is_away)
-        self._worker = Worker(store, poster, map(_handler, self.queues), lease_s=settings.lease_s)
+        self._pullers = {receiver.queue: Puller(store, receiver, settings.lease_s, world) for receiver in receivers}
+        poster = Poster(store, receivers, self._is_away, world)
+        self._worker = Worker(
+            store,
+            poster,
+            map(_handler, self.queues),
+            lease_s=settings.lease_s,
+            clock_s=world.clock_s,
+            clock_ms=world.wall_ms,
+            world=world,
+        )
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def start(self) -> None:
-        """Begin to forward."""
-        await self._worker.start()
+    async def start(self, *, thread: bool = True) -> None:
+        """Begin to forward. `thread=False` renews leases on the loop, for virtual time."""
+        await self._worker.start(thread=thread)
         self._tasks = [asyncio.ensure_future(puller.run()) for puller in self._pullers.values()]
 
     def drain(self) -> None:

@@ -6,7 +6,6 @@ leaves one probe while it lasts.
 
 import asyncio
 import logging
-import random
 from asyncio import CancelledError
 from collections.abc import Callable, Iterable, Mapping
 
@@ -14,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from ringpost.client.outcome import answer_from
+from ringpost.client.world import REAL, World
 from ringpost.contract.errors import RingpostError, TransportError
 from ringpost.core import ids
 from ringpost.core.call import Sent
@@ -34,7 +34,6 @@ from ringpost.core.retry import Retry, next_delay_s, spent
 from ringpost.forward.receiver import Receiver
 from ringpost.service import verdict
 from ringpost.service.handler import Handler
-from ringpost.service.schedule import wall_ms
 from ringpost.service.slots import Slots
 from ringpost.store.port import Store
 from ringpost.wire.headers import is_key, quoted
@@ -77,11 +76,15 @@ class Poster:
     """Forward messages; what a worker takes a pipeline for. `away` is called when one is away whose outcome is wanted,
     with its queue."""
 
-    def __init__(self, store: Store, receivers: Iterable[Receiver], away: Callable[[str], None]) -> None:
+    def __init__(
+        self, store: Store, receivers: Iterable[Receiver], away: Callable[[str], None], world: World = REAL
+    ) -> None:
         self._store = store
         self._receivers: Mapping[str, Receiver] = {receiver.queue: receiver for receiver in receivers}
         self._slots = {queue: Slots(CONCURRENCY, queue) for queue in self._receivers}
         self._away = away
+        self._chance = world.chance
+        self._now_ms = world.wall_ms
         self._running: dict[int, asyncio.Task[object]] = {}
         self._ended: set[int] = set()  # whose posting was ended from here
         self._unwanted: set[int] = set()  # that somebody asked to cancel while they are posted
@@ -125,7 +128,7 @@ class Poster:
         raise AssertionError("a forwarder settles without SQL") from error
 
     async def _handled(self, receiver: Receiver, delivery: Delivery) -> Settlement:
-        if wall_ms() - delivery.created_ms > FORWARD_S_MAX * 1000:
+        if self._now_ms() - delivery.created_ms > FORWARD_S_MAX * 1000:
             return self._given_up(receiver, delivery)
         try:
             if not receiver.store_id:
@@ -151,7 +154,7 @@ class Poster:
         return await receiver.ask(
             "POST",
             f"/{contract}/{operation}",
-            headers_of(envelope, delivery, wire_id(receiver, delivery.id), reached.since_ms, wall_ms()),
+            headers_of(envelope, delivery, wire_id(receiver, delivery.id), reached.since_ms, self._now_ms()),
             delivery.body,
             POST_S,
         )
@@ -216,16 +219,16 @@ class Poster:
         before = await self._history(delivery)
         reached = before
         if maybe:
-            since_ms = before.since_ms or delivery.started_ms or wall_ms()
+            since_ms = before.since_ms or delivery.started_ms or self._now_ms()
             reached = _Reached(receiver.store_id or before.store_id, since_ms)
         elif delivery.ref in self._unwanted and not before.since_ms:
             return verdict.ended(delivery, Disposition(State.CANCELLED, Cause.CANCELLED), None, ())
-        failure = _failure("Outage", detail, delivery)
+        failure = self._failure("Outage", detail, delivery)
         failure.store_id, failure.reached_ms = reached.store_id, reached.since_ms
         return Settlement(
             delivery,
             State.SCHEDULED,
-            delay_s=outage_delay_s(receiver.failures, random.random()),
+            delay_s=outage_delay_s(receiver.failures, self._chance()),
             charge=False,
             cause=Cause.HANDLER_ERROR,
             failure=failure,
@@ -238,27 +241,30 @@ class Poster:
         return Settlement(
             delivery,
             State.SCHEDULED,
-            delay_s=next_delay_s(_RETRY, delivery.attempt, random.random()),
+            delay_s=next_delay_s(_RETRY, delivery.attempt, self._chance()),
             cause=Cause.HANDLER_ERROR,
-            failure=_failure("Refused", detail, delivery),
+            failure=self._failure("Refused", detail, delivery),
             feeds="bad",
         )
 
     def _dead(self, delivery: Delivery, cause: Cause, detail: str) -> Settlement:
         _LOG.error("message %s of %s is dead (%s): %s", ids.text(delivery.id), delivery.queue, cause.word, detail)
-        failure = _failure("Refused", detail, delivery)
+        failure = self._failure("Refused", detail, delivery)
         return Settlement(delivery, State.DEAD, cause=cause, failure=failure, feeds="good")
 
     def _given_up(self, receiver: Receiver, delivery: Delivery) -> Settlement:
         detail = f"{receiver.url} has not taken it for {FORWARD_S_MAX / 86400:g} days"
         return self._dead(delivery, Cause.TOO_OLD, detail)
 
+    def _failure(self, kind: str, detail: str, delivery: Delivery) -> Failure:
+        return Failure(kind, detail[:2048], "", delivery.attempt, self._now_ms())
+
     # --- what was before
 
     async def _reached(self, receiver: Receiver, delivery: Delivery) -> _Reached:
         """Say which store may have the message already. It is looked up only where it can matter."""
-        started_ms = delivery.started_ms or wall_ms()
-        if len(receiver.stores) < 2 and wall_ms() - started_ms < _HISTORY_MS:
+        started_ms = delivery.started_ms or self._now_ms()
+        if len(receiver.stores) < 2 and self._now_ms() - started_ms < _HISTORY_MS:
             return _Reached(since_ms=started_ms)
         return await self._history(delivery)
 
@@ -272,7 +278,7 @@ class Poster:
         if reached:
             return min(reached, key=lambda one: one.since_ms)
         if record is None or delivery.losses:  # whoever was lost may have posted it
-            return _Reached(since_ms=delivery.started_ms or wall_ms())
+            return _Reached(since_ms=delivery.started_ms or self._now_ms())
         return _Reached()
 
 
@@ -308,10 +314,6 @@ def headers_of(
 
 def _is_awaited(delivery: Delivery) -> bool:
     return b'"awaited"' in delivery.headers or b'"reply_to"' in delivery.headers
-
-
-def _failure(kind: str, detail: str, delivery: Delivery) -> Failure:
-    return Failure(kind, detail[:2048], "", delivery.attempt, wall_ms())
 
 
 def _problem_of(response: Response) -> _Problem:

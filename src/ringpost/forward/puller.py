@@ -10,12 +10,12 @@ from collections.abc import Iterable
 
 import msgspec
 
+from ringpost.client.world import REAL, World
 from ringpost.contract.errors import RingpostError, TransportError
 from ringpost.core import ids, notes
 from ringpost.core.handover import FORWARD_S_MAX, Receipt, decode_receipt, end_cause, end_of
 from ringpost.core.message import Cause, Failure, Record, State
 from ringpost.forward.receiver import Receiver
-from ringpost.service.schedule import wall_ms
 from ringpost.store.port import Conclude, Filter, Note, Store
 from ringpost.wire.outcomes import IDS_MAX, UNKNOWN, WAIT_S_MAX, Told, question, read_answer
 
@@ -30,10 +30,11 @@ _LOG = logging.getLogger("ringpost.forward")
 class Puller:
     """Fetch the outcomes of what is away in one forward queue."""
 
-    def __init__(self, store: Store, receiver: Receiver, lease_s: float) -> None:
+    def __init__(self, store: Store, receiver: Receiver, lease_s: float, world: World = REAL) -> None:
         self._store = store
         self._receiver = receiver
         self._lease_s = lease_s
+        self._now_ms = world.wall_ms
         self._wait_s = min(WAIT_S_MAX, lease_s / 2)
         self._news = asyncio.Event()
         self._note = notes.puller(receiver.queue)
@@ -85,7 +86,7 @@ class Puller:
             self._cancelled &= {record.id for record, _ in away.values()}
         asked = {ids.parse(id) for id in away}
         told = await self._ask(asked, records, _PAGE_WAIT_S if partly else self._wait_s)
-        orders = [_conclusion(*away[one.id], one) for one in told if one.id in away]
+        orders = [_conclusion(*away[one.id], one, self._now_ms()) for one in told if one.id in away]
         known = [order for order in orders if order is not None]
         if known:
             await self._store.change(known)
@@ -140,11 +141,11 @@ class Puller:
 
     async def _without_old(self, records: list[Record]) -> list[Record]:
         """End what has been away for too long."""
-        before_ms = wall_ms() - FORWARD_S_MAX * 1000
+        before_ms = self._now_ms() - FORWARD_S_MAX * 1000
         old = [record for record in records if record.created_ms < before_ms]
         if old:
             detail = f"{self._receiver.url} has told no outcome for {FORWARD_S_MAX / 86400:g} days"
-            await self._store.change([_unknown(record, detail) for record in old])
+            await self._store.change([_unknown(record, detail, self._now_ms()) for record in old])
         return [record for record in records if record.created_ms >= before_ms]
 
     async def _rest(self) -> None:
@@ -175,10 +176,10 @@ class Puller:
             _LOG.debug("the note of who fetches outcomes ends with its lease", exc_info=True)
 
 
-def _conclusion(record: Record, receipt: Receipt, told: Told) -> Conclude | None:
+def _conclusion(record: Record, receipt: Receipt, told: Told, now_ms: int) -> Conclude | None:
     """Say how a message ends here that has ended there; None where that was of an earlier generation."""
     if told.state == UNKNOWN:
-        return _unknown(record, "the store that had it knows it no longer: its outcome can't be told")
+        return _unknown(record, "the store that had it knows it no longer: its outcome can't be told", now_ms)
     to = end_of(told.state)
     if to is None or told.generation < receipt.generation:
         return None
@@ -187,12 +188,12 @@ def _conclusion(record: Record, receipt: Receipt, told: Told) -> Conclude | None
     if to in (State.SUCCEEDED, State.FAILED):
         answer = None if told.answer is None or told.answer.status == 204 else told.answer
         return Conclude(record.id, record.generation, to, end_cause(to, code), answer)
-    failure = Failure("There", detail, "", record.attempts, wall_ms()) if to is State.DEAD else None
+    failure = Failure("There", detail, "", record.attempts, now_ms) if to is State.DEAD else None
     return Conclude(record.id, record.generation, to, end_cause(to, code), None, failure)
 
 
-def _unknown(record: Record, detail: str) -> Conclude:
-    failure = Failure("OutcomeUnknown", detail, "", record.attempts, wall_ms())
+def _unknown(record: Record, detail: str, now_ms: int) -> Conclude:
+    failure = Failure("OutcomeUnknown", detail, "", record.attempts, now_ms)
     return Conclude(record.id, record.generation, State.DEAD, Cause.OUTCOME_UNKNOWN, None, failure)
 
 

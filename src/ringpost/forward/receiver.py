@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from ringpost.client.target import Target
-from ringpost.client.transport import Transport
+from ringpost.client.world import Carrier
 from ringpost.contract.errors import Unavailable
 from ringpost.core import notes
 from ringpost.core.handover import forward_queue
@@ -32,7 +32,7 @@ class _Health(Struct):
 class Receiver:
     """One contract's address. `store_id` is empty until it has been learnt; `failures`: outages in a row."""
 
-    def __init__(self, contract: str, target: Target, transport: Transport, store: Store) -> None:
+    def __init__(self, contract: str, target: Target, transport: Carrier, store: Store) -> None:
         self.contract = contract
         self.queue = forward_queue(contract)
         self.url = f"{target.origin.url}{target.prefix}"

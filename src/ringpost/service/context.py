@@ -20,6 +20,7 @@ from ringpost.client.router import Router
 from ringpost.client.store_sender import StoreSender
 from ringpost.client.ticket import Receipt
 from ringpost.client.verbs import Caller, Sender
+from ringpost.client.world import REAL, World
 from ringpost.contract.errors import Cancelled, RingpostError, TransportError, UsageError
 from ringpost.contract.operation import Event, Operation
 from ringpost.contract.outcome import Outcome
@@ -54,6 +55,7 @@ class Means(Struct, frozen=True, gc=False):
     asking: Asking
     loop: asyncio.AbstractEventLoop
     usual: UsualSends  # what sends without options come to
+    world: World = REAL
 
 
 @final

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from ringpost.client.asking import Asking
 from ringpost.client.effects import Effects
 from ringpost.client.router import Router
+from ringpost.client.world import REAL, World
 from ringpost.contract.contract import events_of
 from ringpost.contract.errors import StoreError, UsageError
 from ringpost.contract.operation import Event, Operation
@@ -73,10 +74,12 @@ class Host:
         *,
         overrides: Sequence[Provider] = (),
         give_up: Callable[[str], None] | None = None,
+        world: World = REAL,
     ) -> None:
         self._assembly: Assembly = assembled(services, overrides)
         self.admits: Mapping[str, Admits] = self._assembly.admits(settings)  # by queue
         self._store = store
+        self._world = world
         self._effects = Effects(store)
         self._settings = _without_own(settings, self._assembly)
         self._give_up = give_up
@@ -210,17 +213,19 @@ class Host:
             self._refuse_without_sql()
         loop = asyncio.get_running_loop()
         assembly = self._assembly
-        router = Router(self._settings, self, self._store)
+        router = Router(self._settings, self, self._store, self._world)
         asking = Asking(router, self._store, self, dict)
         resources = Resources(assembly.sources.values(), self._store.begin if self._store and runs_sql else None)
         await resources.open()
         try:
             threads = Threads(assembly.thread_count(), self._lost_threads)
-            pipeline = Pipeline(Means(self._settings, self._store, router, asking, loop, {}))
+            pipeline = Pipeline(Means(self._settings, self._store, router, asking, loop, {}, self._world))
             assembly.bind(pipeline, resources, threads, loop, self.admits)
             started = _Started(assembly, router, resources, threads, pipeline, self._store, self._settings)
             if self._store is not None:
-                await started.attach(self._store, work=work, thread=thread, clock_ms=clock_ms, give_up=self._give_up)
+                await started.attach(
+                    self._store, work=work, thread=thread, clock_ms=clock_ms, give_up=self._give_up, world=self._world
+                )
         except BaseException:
             await resources.close()
             raise
@@ -322,6 +327,7 @@ class _Started:
         thread: bool,
         clock_ms: Callable[[], int],
         give_up: Callable[[str], None] | None,
+        world: World,
     ) -> None:
         """Write the notes and begin to work."""
         handlers = self._assembly.handlers
@@ -342,6 +348,7 @@ class _Started:
             give_up=give_up,
             clock_s=time.monotonic if thread else asyncio.get_running_loop().time,
             clock_ms=clock_ms,
+            world=world,
         )
         self.pipeline.reservations.holder = lambda: worker.holder
         self.acceptance.worker = worker

@@ -442,7 +442,9 @@ class Pipeline:
         if ending is Ending.MAX_RUN:
             over = TimeoutError(f"the handler was still running after max_run, {bound.max_run_s:g} s")
             error = over.with_traceback(error.__traceback__)
-        settlement = verdict.failed_settlement(bound.handler, delivery, ending, error, charging=charging)
+        settlement = verdict.failed_settlement(
+            bound.handler, delivery, ending, error, self._means.world, charging=charging
+        )
         if settlement.to is State.DEAD:
             _LOG.error("%s is dead after attempt %d", _named(delivery), delivery.attempt, exc_info=error)
         elif settlement.failure is not None:

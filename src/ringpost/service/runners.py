@@ -6,7 +6,6 @@ more while there is work left: handlers that never wait are run by a few runners
 
 import asyncio
 import logging
-import time
 from asyncio import CancelledError
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -44,8 +43,9 @@ class Runner:
 class Runners:
     """Handle what is fed, and collect the settlements. `finished` is called once per loop turn in which some ended."""
 
-    def __init__(self, pipeline: HandlesMessages, finished: Callable[[], None]) -> None:
+    def __init__(self, pipeline: HandlesMessages, finished: Callable[[], None], clock_s: Callable[[], float]) -> None:
         self._pipeline = pipeline
+        self._clock_s = clock_s
         self._finished = finished
         self._finishing = False
         self._feed: deque[tuple[Lane, Delivery, float]] = deque()
@@ -123,11 +123,11 @@ class Runners:
 
         Every message passes here: what stands in the loop is paid a hundred thousand times a second.
         """
-        feed, handle, monotonic, task = self._feed, self._pipeline.handle_message, time.monotonic, runner.task
+        feed, handle, clock_s, task = self._feed, self._pipeline.handle_message, self._clock_s, runner.task
         assert task is not None
         if len(feed) > 1:
             self._rouse(min(2, len(feed) - 1))
-        slice_end_s = monotonic() + _SLICE_S
+        slice_end_s = clock_s() + _SLICE_S
         while feed:
             lane, delivery, runner.asked_s = feed.popleft()
             runner.delivery = delivery
@@ -147,9 +147,9 @@ class Runners:
                 if feed:
                     self._rouse(1)
                 return False
-            if feed and monotonic() > slice_end_s:
+            if feed and clock_s() > slice_end_s:
                 await asyncio.sleep(0)
-                slice_end_s = monotonic() + _SLICE_S
+                slice_end_s = clock_s() + _SLICE_S
         return True
 
     def _end(self, runner: Runner, lane: Lane, end: Settlement | Settled) -> None:

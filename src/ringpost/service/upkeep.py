@@ -6,9 +6,9 @@ Several processes may do so at once: every step is a compare-and-set of the stor
 
 import asyncio
 import logging
-import random
 from collections.abc import Callable
 
+from ringpost.client.world import REAL, World
 from ringpost.core.lease import sweep_after_s
 from ringpost.store.port import Store
 
@@ -20,8 +20,9 @@ _RETRY_S = 1.0
 class Upkeep:
     """Tend a store: `run()` is one task of a process. `found` is called when there may be something new to claim."""
 
-    def __init__(self, store: Store, lease_s: float, found: Callable[[], None]) -> None:
+    def __init__(self, store: Store, lease_s: float, found: Callable[[], None], world: World = REAL) -> None:
         self._store = store
+        self._world = world
         # Others' leases are swept only by who could write without a break for a third of a lease: write twice in it.
         self._period_s = min(sweep_after_s(lease_s) / 2, _PERIOD_S_MAX)
         self._found = found
@@ -55,7 +56,7 @@ class Upkeep:
             self._found()
         if tended.more:
             return 0.0
-        pause_s = self._period_s * random.uniform(0.75, 1.0)
+        pause_s = self._period_s * (0.75 + self._world.chance() / 4)
         return pause_s if tended.next_due_s is None else min(pause_s, tended.next_due_s)
 
     async def _sleep(self, pause_s: float) -> None:

@@ -1,7 +1,6 @@
 """What an ending becomes: the answer of a call, the settlement of a message. The table is `core/outcome.py`; here are
 clock, chance, the failure's description and the letters that tell of an end."""
 
-import random
 import socket
 import time
 import traceback
@@ -9,6 +8,7 @@ from asyncio import CancelledError
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from ringpost.client.world import World
 from ringpost.contract.errors import InvalidRequest
 from ringpost.contract.problem import Problem
 from ringpost.core.farewell import letters
@@ -62,12 +62,13 @@ def failed_answer(handler: Handler, ending: Ending, error: BaseException) -> Ans
 
 
 def failed_settlement(
-    handler: Handler, delivery: Delivery, ending: Ending, error: BaseException, *, charging: bool
+    handler: Handler, delivery: Delivery, ending: Ending, error: BaseException, world: World, *, charging: bool
 ) -> Settlement:
     """Settle a message whose handler raised: nothing of what it staged leaves."""
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = world.wall_ms()
     age_s = (now_ms - delivery.created_ms) / 1000
-    tried = Tried(delivery.attempt, age_s, handler.retry, random.random(), _now(), charging)
+    now = datetime.fromtimestamp(now_ms / 1000, UTC)
+    tried = Tried(delivery.attempt, age_s, handler.retry, world.chance(), now, charging)
     what = message_disposition(ending, error, tried)
     answer = None
     if isinstance(error, Problem) and ending is Ending.PROBLEM_RAISED:

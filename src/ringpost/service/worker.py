@@ -7,7 +7,6 @@ hint only: it asks the store itself every few seconds.
 
 import asyncio
 import logging
-import random
 import sys
 import time
 from collections import Counter
@@ -17,6 +16,7 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
+from ringpost.client.world import REAL, World
 from ringpost.contract.errors import LeaseLost
 from ringpost.core import ids
 from ringpost.core.lease import suspect
@@ -91,12 +91,14 @@ class Worker:
         give_up: Callable[[str], None] | None = None,
         clock_s: Callable[[], float] = time.monotonic,
         clock_ms: Callable[[], int] = wall_ms,
+        world: World = REAL,
     ) -> None:
         handlers = list(handlers)
         self._store = store
         self._lease_s = lease_s
         self._claiming = claiming
         self._clock_s = clock_s
+        self._world = world
         self._lanes = {handler.queue: Lane(handler, pipeline.slots(handler)) for handler in handlers}
         self._held_max = 2 * sum(lane.slots.total for lane in self._lanes.values())
         self._held = 0  # claimed or asked for, and not yet settled
@@ -115,11 +117,11 @@ class Worker:
         self._real_time = True  # virtual time leaps, and whatever it leaps over looks like a stall
         self._claimed = self._settled = self._fences_lost = 0
         self._pipeline = pipeline
-        self._runners = Runners(pipeline, self._kick)
+        self._runners = Runners(pipeline, self._kick, clock_s)
         self._leases = Leases(store, pipeline, self._runners, lease_s, clock_s)
         self._listener = Listener(store, self._heard)
         self._lag = Lag(lambda: self._runners.held > 0 or self._serving(), self._kick)
-        self._upkeep = Upkeep(store, lease_s, self.look)
+        self._upkeep = Upkeep(store, lease_s, self.look, world)
         self._scheduler = Scheduler(store, handlers if claiming else (), clock_ms)
         self._watchdog = Watchdog(store, self._claimable, self._start_afresh, give_up or _only_log, clock_s=clock_s)
 
@@ -449,7 +451,10 @@ class Worker:
                 self._later(_SHED_S, self._shed)
             return
         if wanted:
-            self._listener.listen(wanted, self._leases.long_running(), _POLL_S * random.uniform(0.75, 1.0))
+            self._listener.listen(wanted, self._leases.long_running(), self._poll_s())
+
+    def _poll_s(self) -> float:
+        return _POLL_S * (0.75 + self._world.chance() / 4)
 
     def _look_around(self) -> None:
         """Once a second: see whether calls make the loop late, as claims yield to them; go on where a timer came too
@@ -462,7 +467,7 @@ class Worker:
         if self._stopping or not ids:
             return
         if ids - self._listener.ids:
-            self._listener.listen(self._listener.queues, ids, _POLL_S * random.uniform(0.75, 1.0))
+            self._listener.listen(self._listener.queues, ids, self._poll_s())
         self._spawn(self._leases.look_at(ids))
 
     def _audible(self) -> frozenset[str]:

@@ -13,6 +13,7 @@ import pytest
 
 from ringpost import Client, Context, Contract, Operation, OperationFailed, Overloaded, Service, Unavailable
 from ringpost.core import notes
+from ringpost.core.limit import Fixed
 from ringpost.core.maintenance import Window
 from ringpost.http.door import Door
 from ringpost.http.ports import bind
@@ -26,7 +27,7 @@ GUARD_S = 20.0
 
 class Shop(Contract, name="shop_overload"):
     buy = Operation(str, str)
-    look = Operation(str, str)
+    note = Operation(str)
 
 
 class Held:
@@ -35,6 +36,7 @@ class Held:
     def __init__(self, **options: Any) -> None:
         self.begun: list[str] = []
         self.ended: list[str] = []
+        self.noted: list[str] = []
         self.go_on = asyncio.Event()
         self.service = Service(Shop)
 
@@ -47,9 +49,9 @@ class Held:
             finally:
                 self.ended.append(what)
 
-        @self.service.implements(Shop.look)
-        async def look(what: str, ctx: Context) -> str:
-            return await ctx.call(Shop.buy, what)
+        @self.service.implements(Shop.note)
+        async def note(what: str) -> None:
+            self.noted.append(what)
 
 
 @contextlib.asynccontextmanager
@@ -150,20 +152,71 @@ async def test_ten_times_too_much_is_turned_away_at_once_and_costs_no_task(monke
             peer.close()
 
 
-async def test_high_goes_before_normal_and_low_gives_way() -> None:
+async def test_the_higher_priority_finds_room_where_the_lower_is_told_at_once_that_there_is_none() -> None:
+    held = Held(concurrency=3, limiter="fixed")
+    async with serving([held.service]) as (site, port):
+        running = [await Peer.at(port) for _ in range(3)]
+        for number, peer in enumerate(running):
+            peer.post(str(number))
+        await until(lambda: len(held.begun) == 3)
+        inside: list[Peer] = []
+        for priority in ("low", "normal", "high"):
+            entering, too_many = await Peer.at(port), await Peer.at(port)
+            entering.post(priority, ringpost_priority=priority)
+            inside.append(entering)
+            await until(lambda: slots_of(site).waiting == len(inside))
+            too_many.post("one more", ringpost_priority=priority)
+            refused = await too_many.answer()
+            assert (refused.status, refused.headers["ringpost-processed"]) == (503, "no")
+            assert int(refused.headers["retry-after"]) >= 1
+            too_many.close()
+        assert not held.ended, "nobody had to end for that"
+        held.go_on.set()
+        assert [(await peer.answer()).status for peer in (*running, *inside)] == [200] * 6
+        assert held.begun[3:] == ["low", "normal", "high"]
+        for peer in (*running, *inside):
+            peer.close()
+
+
+async def test_who_would_come_too_late_from_its_place_is_told_before_it_has_waited() -> None:
     held = Held(concurrency=1, limiter="fixed")
     async with serving([held.service]) as (site, port):
-        running, low, high = [await Peer.at(port) for _ in range(3)]
+        running, hopeless = await Peer.at(port), await Peer.at(port)
         running.post("running")
         await until(lambda: held.begun)
-        low.post("low", ringpost_priority="low")
-        await until(lambda: slots_of(site).waiting == 1)
-        high.post("high", ringpost_priority="high")
-        assert (await low.answer()).status == 503
+        slots_of(site).took(0.4)
+        hopeless.post("hopeless", request_timeout="300ms")
+        refused = await hopeless.answer()
+        assert (refused.status, refused.body["code"]) == (503, "overloaded")
+        assert (refused.headers["ringpost-processed"], refused.headers["retry-after"]) == ("no", "1")
+        assert not held.ended, "nobody had to end for that"
         held.go_on.set()
-        assert ((await running.answer()).status, (await high.answer()).status) == (200, 200)
-        assert held.begun == ["running", "high"]
-        for peer in (running, low, high):
+        assert (await running.answer()).status == 200
+        assert held.begun == ["running"]
+        running.close()
+        hopeless.close()
+
+
+async def test_messages_yield_to_a_call_that_waits() -> None:
+    held = Held(concurrency=2, limiter="fixed")
+    async with serving([held.service], store="memory:") as (site, port):
+        slots, client = slots_of(site), site.client()
+        slots.limiter = Fixed(1)  # so one slot stays free, and messages may have it
+        slots.limited()
+        running, waiting = await Peer.at(port), await Peer.at(port)
+        running.post("running")
+        await until(lambda: held.begun)
+        waiting.post("waiting")
+        await until(lambda: slots.waiting == 1)
+        await client.send(Shop.buy, "message")
+        await client.send(Shop.note, "looked")  # of the same worker
+        await until(lambda: held.noted)
+        assert held.begun == ["running"], "a message was claimed while a call waits"
+        held.go_on.set()
+        assert [(await peer.answer()).status for peer in (running, waiting)] == [200, 200]
+        await until(lambda: len(held.ended) == 3)
+        assert held.begun == ["running", "waiting", "message"]
+        for peer in (running, waiting):
             peer.close()
 
 

@@ -1,9 +1,17 @@
 """Who may run now, who waits a moment, and who is turned away: one operation in one process.
 
 Calls and messages have `total` slots together, and a limiter says how many of them calls may have. A call that finds
-none waits in a queue no longer than that limit: who came first is first, within its priority. Where the queue is full,
-the newest of the lowest priority gives way to a higher one, and else the newcomer is turned away at once. Whose
-deadline has passed by the time it would run, or can't be met any more, is dropped there: nobody waits for its answer.
+none waits in a queue no longer than that limit, first come, first served. It is told at once where there is no place
+for it, and who has one keeps it:
+
+- each priority may enter only up to a height of its own: low while less than a third of the queue stands there, normal
+  less than two thirds, high all of it. So the higher ones find room in any overload by the lower ones, and nobody has
+  to be sent away for them after having waited.
+- who would come too late by its place, or would stand there for too long, is turned away instead of let in: so many
+  before it, each for the average time, over as many slots.
+
+Where that was too hopeful all the same, whose deadline has passed by the time it would run, or can't be met any more,
+is dropped then: nobody waits for its answer.
 
 Messages never stand in that queue, as they wait in their store: a worker claims as many as there are free slots, and
 none while calls stand in it. What a claim under way has asked for is still free to calls: a store that is slow must
@@ -13,7 +21,8 @@ Nothing here waits: `service/slots.py` joins it to the event loop. Instants are 
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal
 
 from msgspec import Struct, field
@@ -25,24 +34,20 @@ Fate = Literal["waits", "runs", "shed", "late", "left"]
 
 WAIT_S_MAX = 0.5
 """How long a call stands in the queue at most, where its deadline leaves it more."""
+THIRDS: Mapping[Priority, int] = MappingProxyType({Priority.HIGH: 3, Priority.NORMAL: 2, Priority.LOW: 1})
+"""Up to how many thirds of the queue each priority may enter it, rounded up."""
+_LEARN = 0.1  # how much of the average time is the last one's
 RETRY_AFTER_S_LEAST = 1.0
 RETRY_AFTER_S_MOST = 30.0
 
 
 class Waiting(Struct, eq=False):
-    """A call in the queue, and what becomes of it. `told` is for whoever waits for that."""
+    """A call in the queue, or before it, and what becomes of it. `told` is for whoever waits for that."""
 
     priority: Priority
     deadline_s: float
     told: Any = None
     fate: Fate = "waits"
-
-
-Queues = dict[Priority, deque[Waiting]]
-
-
-def _queues() -> Queues:
-    return {priority: deque() for priority in sorted(Priority)}
 
 
 class Admission(Struct, eq=False):
@@ -64,7 +69,8 @@ class Admission(Struct, eq=False):
     coming: int = 0  # calls that are let in and have yet to take their slot
     closed: bool = False  # nothing new is begun: maintenance
     calls_max: int = 0
-    _queues: Queues = field(default_factory=_queues)
+    average_s: float = 0.0  # that calls have taken of late; 0: none has ended yet
+    _queue: deque[Waiting] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
         self.limited()
@@ -131,12 +137,15 @@ class Admission(Struct, eq=False):
         """Take over what the limiter says now."""
         self.calls_max = 0 if self.closed else min(self.limiter.limit, self.total)
 
+    def took(self, latency_s: float) -> None:
+        """Take note of how long a call took."""
+        self.average_s += (latency_s - self.average_s) * (_LEARN if self.average_s else 1.0)
+
     def close(self, closed: bool) -> Sequence[Waiting]:
         """Begin nothing new from now on, or again. Gives who stood in the queue and is turned away by that."""
         self.closed = closed
         self.limited()
-        queues = self._queues.values() if closed else ()
-        return [self._decide(queue.popleft(), "shed") for queue in queues for _ in range(len(queue))]
+        return [self._first("shed") for _ in range(self.waiting if closed else 0)]
 
     # --- the queue
 
@@ -147,7 +156,7 @@ class Admission(Struct, eq=False):
             self.coming = coming
             return True
         slots = max(min(self.total - self.used, self.calls_max - self.calls), 0)
-        if slots + max(self._room_in_queue(), 0) < coming and self._who_gives_way(priority) is None:
+        if slots + max(self._height(priority) - self.waiting, 0) < coming:
             return False
         self.coming = coming
         return True
@@ -157,63 +166,63 @@ class Admission(Struct, eq=False):
         self.coming = 0
 
     def join(self, newcomer: Waiting, now_s: float) -> Sequence[Waiting]:
-        """Put a call that found no slot in the queue. Gives those whose fate is known by that: itself, where it was
-        shed; who gave way; who was dropped from the front."""
-        decided: list[Waiting] = []
-        if self._room_in_queue() <= 0:
-            decided += self.advance(now_s)
-        if self._room_in_queue() <= 0:
-            lower = self._who_gives_way(newcomer.priority)
-            if lower is None:
-                newcomer.fate = "shed"
-                decided.append(newcomer)
-                return decided
-            decided.append(self._decide(lower.pop(), "shed"))
-        self._queues[newcomer.priority].append(newcomer)
+        """Put a call that found no slot in the queue, or turn it away. Gives those whose fate is known by that: itself,
+        or who was let run or dropped from the front."""
+        decided: Sequence[Waiting] = ()
+        if self.waiting >= self._height(newcomer.priority):
+            decided = self.advance(now_s)
+        if self.waiting >= self._height(newcomer.priority) or not self._in_time(newcomer, now_s):
+            newcomer.fate = "shed"
+            return [*decided, newcomer]
+        self._queue.append(newcomer)
         self.waiting += 1
-        decided += self.advance(now_s)
-        return decided
+        return [*decided, *self.advance(now_s)]
 
     def advance(self, now_s: float) -> Sequence[Waiting]:
         """Let run who may, and drop who is late; gives both."""
         decided: list[Waiting] = []
-        until_s = now_s + self.limiter.usual_s / 2  # who has less than that is not served by being served
-        for queue in self._queues.values():
-            while queue:
-                if queue[0].deadline_s <= until_s:
-                    decided.append(self._decide(queue.popleft(), "late"))
-                elif self.used < self.total and self.calls < self.calls_max:
-                    self.used += 1
-                    self.calls += 1
-                    decided.append(self._decide(queue.popleft(), "runs"))
-                else:
-                    return decided
+        until_s = now_s + self._least_s  # who has less than that is not served by being served
+        while self.waiting:
+            if self._queue[0].deadline_s <= until_s:
+                decided.append(self._first("late"))
+            elif self.used < self.total and self.calls < self.calls_max:
+                self.used += 1
+                self.calls += 1
+                decided.append(self._first("runs"))
+            else:
+                break
         return decided
 
     def withdraw(self, one: Waiting) -> None:
         """Take a call out of the queue: its caller has gone away, or has stood there for too long."""
         if one.fate == "waits":
-            self._queues[one.priority].remove(one)
-            self._decide(one, "left")
+            self._queue.remove(one)
+            self.waiting -= 1
+            one.fate = "left"
 
     def retry_after_s(self) -> float:
         """Say when it is of use to come again: when what is here now should have been served."""
-        usual_s = self.limiter.usual_s * (self.waiting + 1) / max(self.calls_max, 1)
-        return min(max(usual_s, RETRY_AFTER_S_LEAST), RETRY_AFTER_S_MOST)
+        return min(max(self._wait_s(self.waiting), RETRY_AFTER_S_LEAST), RETRY_AFTER_S_MOST)
 
-    def _room_in_queue(self) -> int:
-        return min(self.queue_max, self.calls_max) - self.waiting
+    @property
+    def _least_s(self) -> float:
+        return self.limiter.usual_s / 2
 
-    def _who_gives_way(self, priority: Priority) -> deque[Waiting] | None:
-        """Give the queue of the lowest priority below, of those in which somebody stands."""
-        for lower in sorted(Priority, reverse=True):
-            if lower <= priority:
-                return None
-            if self._queues[lower]:
-                return self._queues[lower]
-        return None
+    def _height(self, priority: Priority) -> int:
+        """Say how many may stand in the queue once one of that priority has entered it."""
+        return -(-min(self.queue_max, self.calls_max) * THIRDS[priority] // 3)
 
-    def _decide(self, one: Waiting, fate: Fate) -> Waiting:
-        one.fate = fate
+    def _wait_s(self, before: int) -> float:
+        """Say how long it takes until it is the turn of one with so many before it."""
+        return (self.average_s or self.limiter.usual_s) * (before + 1) / max(self.calls_max, 1)
+
+    def _in_time(self, newcomer: Waiting, now_s: float) -> bool:
+        wait_s = self._wait_s(self.waiting)
+        return wait_s <= WAIT_S_MAX and now_s + wait_s + self._least_s < newcomer.deadline_s
+
+    def _first(self, fate: Fate) -> Waiting:
+        """Take the first one out of the queue."""
+        one = self._queue.popleft()
         self.waiting -= 1
+        one.fate = fate
         return one

@@ -6,6 +6,7 @@ errors  let every n-th operation of a life fail, in every way
 flips   flip so many bits of a file and of a log, and cut off a tenth as many ends
 points  end a process at each operation, and so many pairs with one in the recovery
 kill    kill -9 senders and receivers in so many cycles; --store URL and --script FILE for another store or town
+forward kill -9 a sender and a receiver with a store each, so often, at points on the way from one to the other
 
 Each prints its seed and how far it is. What is wrong is printed with the command that does it again.
 """
@@ -25,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
 
 from damage import cut_off, flipped, look_at, sound_store
 from errors import ERRORS, lived_with
+from far_lives import two_towns
 from killing import LOOK_S, Killing, judged
 from msgspec import Struct
 from receipts import covered
@@ -34,6 +36,7 @@ from test_fsync_before_receipt import sent
 
 LEASE_S = 2.0
 POWER_CUTS_A_LIFE = 2_000
+KILLS_A_LIFE = 4  # a message that was lost with five workers is given up
 
 
 class Asked(Struct):
@@ -128,6 +131,21 @@ async def kill(asked: Asked) -> list[str]:
     return verdict.faults + stuck
 
 
+async def forward(asked: Asked) -> list[str]:
+    chance = random.Random(asked.seed)
+    with tempfile.TemporaryDirectory(prefix="ringpost-") as folder:
+        async with two_towns(Path(folder)) as towns:
+            for number in range(1, asked.times + 1):
+                told(f"{number} of {asked.times}: {await towns.killed_by_chance(chance, str(number))}")
+                if number % KILLS_A_LIFE and number < asked.times:
+                    continue
+                pair = [await towns.billing(), await towns.shop()]
+                await towns.quiet()
+                for one in pair:
+                    await one.kill()
+            return await towns.faults()
+
+
 SOAKS: dict[str, tuple[Callable[[Asked], Awaitable[list[str]]], int]] = {
     "power": (power, 20_000),
     "sync": (sync, 100_000),
@@ -135,6 +153,7 @@ SOAKS: dict[str, tuple[Callable[[Asked], Awaitable[list[str]]], int]] = {
     "flips": (flips, 5_000),
     "points": (points, 1_000),
     "kill": (kill, 500),
+    "forward": (forward, 100),
 }
 
 

@@ -221,7 +221,7 @@ def _heedless() -> None:
 def _dropping() -> None:
     """Fetch outcomes and keep none."""
 
-    def conclusion(record: Any, receipt: Any, told: Any) -> None:
+    def conclusion(record: Any, receipt: Any, told: Any, *_: Any) -> None:
         if told.state == "succeeded":
             say(dropped=told.state)
 

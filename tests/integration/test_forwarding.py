@@ -31,6 +31,7 @@ from ringpost.forward import puller
 from ringpost.http.run import serve
 from ringpost.store.port import Filter, Note
 from ringpost.store.sqlite import SqliteStore
+from ringpost.wire.outcomes import Told
 
 FORWARD = "forward.to.billing"
 SOON_S = 30
@@ -481,3 +482,25 @@ async def test_a_receipt_tells_that_it_is_durable(tmp_path: Path, receiver: Rece
         receipt: Receipt = await client.send(Billing.charge, "a", idempotency_key="k")
         again = await client.send(Billing.charge, "a", idempotency_key="k")
         assert (receipt.level, receipt.duplicate, again.duplicate, again.id) == ("durable", False, True, receipt.id)
+
+
+async def test_a_fault_of_our_own_doesnt_end_the_fetching_of_outcomes(
+    tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    inner, left = puller.read_answer, [1]
+
+    def read_answer(body: bytes) -> list[Told]:
+        if left[0]:
+            left[0] -= 1
+            raise KeyError("a fault")
+        return inner(body)
+
+    monkeypatch.setattr(puller, "read_answer", read_answer)
+    async with receiver.up(), a_client(tmp_path, receiver.url) as client:
+        ticket = await client.send(Billing.charge, "slow")
+        async with looking_into(f"sqlite:///{tmp_path / 'sender.db'}") as store:
+            await until(store, State.FORWARDED, 1)
+        receiver.gate.set()
+        assert await ticket.result(timeout=SOON_S) == "slow is charged"
+    assert left == [0]
+    assert "by a fault of Ringpost" in caplog.text

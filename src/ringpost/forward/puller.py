@@ -54,8 +54,8 @@ class Puller:
                 self._news.clear()
                 try:
                     found = await self._fetch()
-                except (RingpostError, ValueError) as error:
-                    _LOG.info("outcomes of %s could not be fetched: %s", self._receiver.queue, error)
+                except Exception as error:  # noqa: BLE001 (a border: whatever an answer does, fetching goes on)
+                    _tell(self._receiver.queue, error)
                     await asyncio.sleep(pause_s)
                     pause_s = min(pause_s * 2, _PAUSE_S_MAX)
                     continue
@@ -195,6 +195,14 @@ def _conclusion(record: Record, receipt: Receipt, told: Told, now_ms: int) -> Co
 def _unknown(record: Record, detail: str, now_ms: int) -> Conclude:
     failure = Failure("OutcomeUnknown", detail, "", record.attempts, now_ms)
     return Conclude(record.id, record.generation, State.DEAD, Cause.OUTCOME_UNKNOWN, None, failure)
+
+
+def _tell(queue: str, error: Exception) -> None:
+    """Log why outcomes could not be fetched: that nobody answers is nothing to worry about, a fault of ours is."""
+    if isinstance(error, RingpostError | ValueError):
+        _LOG.info("outcomes of %s could not be fetched: %s", queue, error)
+    else:
+        _LOG.error("outcomes of %s could not be fetched, by a fault of Ringpost", queue, exc_info=error)
 
 
 class _Problem(msgspec.Struct):

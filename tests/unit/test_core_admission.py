@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ringpost.core.admission import RETRY_AFTER_S_LEAST, RETRY_AFTER_S_MOST, WAIT_S_MAX, Admission, Waiting
+from ringpost.core.admission import RETRY_AFTER_S_LEAST, RETRY_AFTER_S_MOST, THIRDS, WAIT_S_MAX, Admission, Waiting
 from ringpost.core.limit import Fixed
 from ringpost.core.message import Priority
 
@@ -63,7 +63,7 @@ class Played:
                     one.fate = "runs"
                 else:
                     before = admission.waiting
-                    expected = admission.expect(priority)
+                    expected = admission.expect(priority, self.now_s)
                     admission.came()
                     hopeful = admission._in_time(one, self.now_s)
                     decided = admission.join(one, self.now_s)
@@ -72,7 +72,7 @@ class Played:
                         self.standing.append(one)
                     if expected and hopeful:
                         assert one.fate != "shed"
-                    assert admission.waiting <= max(before, admission._height(priority))
+                    assert admission.waiting <= max(before, admission.calls_max * THIRDS[priority] // 3 + 1)
                     self.decided(decided)
             case "call ended" if admission.calls:
                 admission.took(number / 100)
@@ -141,6 +141,12 @@ def enter(admission: Admission, *entering: Waiting) -> list[str]:
     return [one.fate for one in entering]
 
 
+def enter_at(admission: Admission, priority: Priority, now_s: float) -> str:
+    one = waiting(priority)
+    admission.join(one, now_s)
+    return one.fate
+
+
 def test_first_come_first_served_whatever_the_priority() -> None:
     admission = full(5)
     given = [waiting(LOW), waiting(NORMAL), waiting(HIGH), waiting(NORMAL), waiting(HIGH)]
@@ -160,7 +166,7 @@ def test_each_priority_enters_up_to_a_height_of_its_own(limit: int, low: int, no
     for priority, height in ((LOW, low), (NORMAL, normal), (HIGH, high)):
         alone = full(limit)
         assert enter(alone, *(waiting(priority) for _ in range(limit + 1))).count("waits") == height
-        assert not alone.expect(priority)
+        assert not alone.expect(priority, 0.0)
 
 
 def test_whatever_the_lower_ones_do_the_higher_find_room_and_nobody_is_sent_away_for_them() -> None:
@@ -169,6 +175,28 @@ def test_whatever_the_lower_ones_do_the_higher_find_room_and_nobody_is_sent_away
         fates = enter(admission, *(waiting(priority) for _ in range(20)))
         assert fates == ["waits"] * 3 + ["shed"] * 17
     assert [one.priority for one in admission._queue] == [LOW] * 3 + [NORMAL] * 3 + [HIGH] * 3
+
+
+def test_where_a_higher_one_found_no_room_the_lower_ones_stay_out_for_the_time_of_a_call() -> None:
+    for told_at_the_door in (True, False):
+        admission = full(9, 0.2)
+        enter(admission, *(waiting(HIGH) for _ in range(9)))
+        if told_at_the_door:
+            assert not admission.expect(HIGH, 1.0)
+        else:
+            admission.join(waiting(HIGH), 1.0)
+        for _ in range(9):  # all end at once, and all that waited run
+            admission.leave()
+        assert len(admission.advance(1.1)) == 9
+        given = [(LOW, 1.1), (NORMAL, 1.19), (HIGH, 1.19), (NORMAL, 1.21), (LOW, 1.21), (LOW, 1.4)]
+        fates = [enter_at(admission, priority, now_s) for priority, now_s in given]
+        # The second last one: one of normal priority was turned away just before.
+        assert fates == ["shed", "shed", "waits", "waits", "shed", "waits"]
+
+
+def test_one_that_only_has_too_little_time_keeps_nobody_out() -> None:
+    admission = full(4, 0.4)
+    assert enter(admission, waiting(HIGH, 0.01), waiting(LOW)) == ["shed", "waits"]
 
 
 @pytest.mark.parametrize(
@@ -274,7 +302,7 @@ def test_the_queue_is_never_longer_than_the_limit_or_what_it_was_given() -> None
 def test_without_a_queue_who_finds_no_slot_is_turned_away() -> None:
     admission = busy(Admission(total=1, queue_max=0))
     one = waiting()
-    assert not admission.expect(NORMAL)
+    assert not admission.expect(NORMAL, 0.0)
     assert list(admission.join(one, 0.0)) == [one]
     assert one.fate == "shed"
 
@@ -315,8 +343,15 @@ def test_when_to_come_again_is_bounded_and_grows_with_what_waits() -> None:
 class KnowsNoPriority(Real, eq=False):
     """One that lets everybody in as long as there is room."""
 
-    def _height(self, priority: Priority) -> int:
-        return Real._height(self, HIGH)
+    def _height(self, priority: Priority, now_s: float) -> int:
+        return Real._height(self, HIGH, now_s)
+
+
+class Forgetful(Real, eq=False):
+    """One that lets the lower ones in as soon as there is room again."""
+
+    def _height(self, priority: Priority, now_s: float) -> int:
+        return Real._height(self, priority, 1e9)
 
 
 class SendsAway(Real, eq=False):
@@ -356,7 +391,7 @@ class DropsNobody(Real, eq=False):
 class Unbounded(Real, eq=False):
     """One whose queue has no end."""
 
-    def _height(self, priority: Priority) -> int:
+    def _height(self, priority: Priority, now_s: float) -> int:
         return 1_000
 
 
@@ -372,6 +407,7 @@ class Greedy(Real, eq=False):
     ("twin", "test"),
     [
         (KnowsNoPriority, "test_whatever_the_lower_ones_do_the_higher_find_room_and_nobody_is_sent_away_for_them"),
+        (Forgetful, "test_where_a_higher_one_found_no_room_the_lower_ones_stay_out_for_the_time_of_a_call"),
         (SendsAway, "test_whatever_the_lower_ones_do_the_higher_find_room_and_nobody_is_sent_away_for_them"),
         (SendsAway, "test_whatever_happens_the_counts_hold"),
         (Hopeful, "test_the_time_that_it_takes_itself_is_looked_at_too"),

@@ -6,7 +6,8 @@ for it, and who has one keeps it:
 
 - each priority may enter only up to a height of its own: low while less than a third of the queue stands there, normal
   less than two thirds, high all of it. So the higher ones find room in any overload by the lower ones, and nobody has
-  to be sent away for them after having waited.
+  to be sent away for them after having waited. Where even a higher one found none, the lower ones stay out for the
+  time of a call, which is as long as the queue lasts: what comes free meanwhile is for the higher ones.
 - who would come too late by its place, or would stand there for too long, is turned away instead of let in: so many
   before it, each for the average time, over as many slots.
 
@@ -71,6 +72,7 @@ class Admission(Struct, eq=False):
     calls_max: int = 0
     average_s: float = 0.0  # that calls have taken of late; 0: none has ended yet
     _queue: deque[Waiting] = field(default_factory=deque)
+    _full_s: dict[Priority, float] = field(default_factory=dict)  # when one of it found no room in the queue, the last
 
     def __post_init__(self) -> None:
         self.limited()
@@ -149,14 +151,15 @@ class Admission(Struct, eq=False):
 
     # --- the queue
 
-    def expect(self, priority: Priority) -> bool:
+    def expect(self, priority: Priority, now_s: float) -> bool:
         """Take note of a call on its way in; False where it would be turned away. `came` once all must be here."""
         coming = self.coming + 1
         if not self.waiting and self.calls + coming <= self.calls_max and self.used + coming <= self.total:
             self.coming = coming
             return True
         slots = max(min(self.total - self.used, self.calls_max - self.calls), 0)
-        if slots + max(self._height(priority) - self.waiting, 0) < coming:
+        if slots + max(self._height(priority, now_s) - self.waiting, 0) < coming:
+            self._full_s[priority] = now_s
             return False
         self.coming = coming
         return True
@@ -169,14 +172,17 @@ class Admission(Struct, eq=False):
         """Put a call that found no slot in the queue, or turn it away. Gives those whose fate is known by that: itself,
         or who was let run or dropped from the front."""
         decided: Sequence[Waiting] = ()
-        if self.waiting >= self._height(newcomer.priority):
+        height = self._height(newcomer.priority, now_s)
+        if self.waiting >= height:
             decided = self.advance(now_s)
-        if self.waiting >= self._height(newcomer.priority) or not self._in_time(newcomer, now_s):
-            newcomer.fate = "shed"
-            return [*decided, newcomer]
-        self._queue.append(newcomer)
-        self.waiting += 1
-        return [*decided, *self.advance(now_s)]
+        if self.waiting >= height:
+            self._full_s[newcomer.priority] = now_s
+        elif self._in_time(newcomer, now_s):
+            self._queue.append(newcomer)
+            self.waiting += 1
+            return [*decided, *self.advance(now_s)]
+        newcomer.fate = "shed"
+        return [*decided, newcomer]
 
     def advance(self, now_s: float) -> Sequence[Waiting]:
         """Let run who may, and drop who is late; gives both."""
@@ -208,8 +214,11 @@ class Admission(Struct, eq=False):
     def _least_s(self) -> float:
         return self.limiter.usual_s / 2
 
-    def _height(self, priority: Priority) -> int:
+    def _height(self, priority: Priority, now_s: float) -> int:
         """Say how many may stand in the queue once one of that priority has entered it."""
+        for higher, full_s in self._full_s.items():
+            if higher < priority and now_s - full_s < self.average_s:
+                return 0
         return -(-min(self.queue_max, self.calls_max) * THIRDS[priority] // 3)
 
     def _wait_s(self, before: int) -> float:

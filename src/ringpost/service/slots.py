@@ -56,11 +56,12 @@ class Slots(Admission, eq=False):
         if coming < BURST and self.calls + BURST < self.calls_max and not self.waiting:
             self.coming = coming + 1  # far from any limit: nearly every call passes here
             return True
-        if not self.expect(priority):
+        loop = asyncio.get_running_loop()
+        if not self.expect(priority, loop.time()):
             return self.closed
         if not self._counting:
             self._counting = True
-            asyncio.get_running_loop().call_soon(self._all_came)
+            loop.call_soon(self._all_came)
         return True
 
     def give(self) -> None:

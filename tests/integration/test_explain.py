@@ -287,6 +287,20 @@ def test_what_only_an_address_is_known_of(folder: Path) -> None:
     assert "RINGPOST_ADDRESSES" in both["call"]["looked_at"][1]["said"]
 
 
+async def test_what_has_an_address_waits_in_the_store_and_is_forwarded(folder: Path) -> None:
+    store = SqliteStore(folder / "shop.db", load({"store": f"sqlite:///{folder}/shop.db"}))
+    await store.open(create=True)
+    send = (await asyncio.to_thread(ways, "mail.welcome"))["send"]
+    assert send["goes_to"] == ["the queue forward.to.mail of the store, then https://mail.example"]
+    assert send["looked_at"][2]["said"].startswith("nobody now: it waits until a service on this store runs with")
+    assert terms(send)["given up"][0] == "after 14 days"
+    here = notes.Instance(url="", boot_id=boot_id(), pid=7, host="h", queues=("forward.to.mail",))
+    await store.note_put(Note(notes.instance("1"), notes.encode(here)))
+    await store.close()
+    send = (await asyncio.to_thread(ways, "mail.welcome"))["send"]
+    assert (send["looked_at"][2]["where"], send["looked_at"][2]["said"]) == ("forwarded by", "pid 7 on h")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -504,3 +504,23 @@ async def test_a_fault_of_our_own_doesnt_end_the_fetching_of_outcomes(
         assert await ticket.result(timeout=SOON_S) == "slow is charged"
     assert left == [0]
     assert "by a fault of Ringpost" in caplog.text
+
+
+async def test_one_outage_counts_once_however_many_messages_meet_it(
+    tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[int] = []
+    enough = asyncio.Event()
+
+    def outage_delay_s(failures: int, random01: float) -> float:
+        counted.append(failures)
+        if len(counted) == 40:
+            enough.set()
+        return 3600.0
+
+    monkeypatch.setattr("ringpost.forward.poster.outage_delay_s", outage_delay_s)
+    monkeypatch.setattr("ringpost.client.forwarding.LAST_S", 0.1)
+    async with a_client(tmp_path, receiver.url) as client:
+        await client.send_all(Billing.charge, [f"{number}" for number in range(40)])
+        await asyncio.wait_for(enough.wait(), SOON_S)
+    assert max(counted) <= 2  # they were claimed at once, or in two goes

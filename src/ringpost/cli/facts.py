@@ -10,6 +10,7 @@ from ringpost.cli.stores import did_you_mean, instances
 from ringpost.contract.contract import find_event, find_operation
 from ringpost.contract.errors import UsageError
 from ringpost.core import notes
+from ringpost.core.handover import forward_queue
 from ringpost.service.handler import Handler
 from ringpost.service.register import described, described_event
 from ringpost.service.service import Service
@@ -34,14 +35,24 @@ class Known(Struct, frozen=True, kw_only=True):
     noted: bool = False  # a service on this store has served it once
     boot_id: str = ""
     instances: Mapping[str, notes.Instance] = {}
-    paused: notes.Pause | None = None
-    depth: Depth | None = None
+    pauses: Mapping[str, notes.Pause] = {}  # by queue
     subscriptions: Mapping[str, notes.Subscription] = {}  # of an event, by queue
     depths: Mapping[str, Depth] = {}
 
     @property
     def contract(self) -> str:
         return self.name.partition(".")[0]
+
+    @property
+    def is_forwarded(self) -> bool:
+        """Whether a message for it waits in the store here to be forwarded: it has an address, and isn't served here by
+        the code that was given."""
+        return self.store is not None and self.handler is None and self.contract in self.settings.addresses
+
+    @property
+    def queue(self) -> str:
+        """The queue in which a message for it is left."""
+        return forward_queue(self.contract) if self.is_forwarded else self.name
 
     @property
     def is_event(self) -> bool:
@@ -70,8 +81,7 @@ async def known(name: str, services: Sequence[Service], settings: Settings, *, s
             noted=notes.operation(name) in all_notes,
             boot_id=boot_id(),
             instances={} if store is None else await instances(store),
-            paused=notes.decode_pause(all_notes[notes.pause(name)]) if notes.pause(name) in all_notes else None,
-            depth=depths.get(name),
+            pauses=_pauses(all_notes),
             depths=depths,
             subscriptions=_subscriptions(name, all_notes),
             declared=declared or _noted(name, all_notes),
@@ -98,6 +108,15 @@ def _declared_in_code(name: str, handler: Handler | None) -> tuple[notes.Describ
 def _noted(name: str, all_notes: Mapping[str, bytes]) -> notes.Described | None:
     value = all_notes.get(notes.operation(name))
     return None if value is None else notes.decode_described(value)
+
+
+def _pauses(all_notes: Mapping[str, bytes]) -> dict[str, notes.Pause]:
+    prefix = notes.pause("")
+    return {
+        note.removeprefix(prefix): notes.decode_pause(value)
+        for note, value in all_notes.items()
+        if note.startswith(prefix)
+    }
 
 
 def _subscriptions(name: str, all_notes: Mapping[str, bytes]) -> dict[str, notes.Subscription]:

@@ -27,8 +27,15 @@ def of_send(known: Known) -> list[Place]:
     """Give the places at which a message is left, and then who takes it."""
     if known.store is None:
         return [_no_store(known), _door(known)]
-    left = Place("store", True, f"{known.store.url} ({known.store.level})", (f"the queue {known.name} of the store",))
-    return [left, _consumers(known, known.name), *_paused(known)]
+    queue = f"the queue {known.queue} of the store"
+    if known.is_forwarded:
+        address = _address(known)
+        left = Place(
+            "store", True, f"{known.store.url} ({known.store.level})", (f"{queue}, then {address.goes_to[0]}",)
+        )
+        return [left, address, _forwarders(known), *_paused(known)]
+    left = Place("store", True, f"{known.store.url} ({known.store.level})", (queue,))
+    return [left, _consumers(known, known.queue), *_paused(known)]
 
 
 def of_publish(known: Known) -> list[Place]:
@@ -102,22 +109,33 @@ def _door(known: Known) -> Place:
 
 
 def _consumers(known: Known, queue: str) -> Place:
-    workers = [one for one in known.instances.values() if queue in one.queues]
+    never = "" if known.noted or known.is_event else ", and nobody on this store ever served it"
+    return _takers(known, queue, "taken by", f"nobody now{never}: it waits until its service runs")
+
+
+def _forwarders(known: Known) -> Place:
+    nobody = "nobody now: it waits until a service on this store runs with this address, or a Client is opened"
+    return _takers(known, known.queue, "forwarded by", nobody)
+
+
+def _takers(known: Known, queue: str, where: str, nobody: str) -> Place:
+    """Say who takes from a queue, and how much waits in it."""
     waiting = known.depths.get(queue)
     waits = 0 if waiting is None else waiting.ready + waiting.scheduled + waiting.waiting
     so = f"; {waits:,} wait" if waits else ""
-    if workers:
-        shown = ", ".join(f"pid {one.pid} on {one.host}" for one in workers)
-        return Place("taken by", True, f"{shown}{so}")
-    never = "" if known.noted or known.is_event else ", and nobody on this store ever served it"
-    return Place("taken by", False, f"nobody now{never}: it waits until its service runs{so}")
+    workers = [one for one in known.instances.values() if queue in one.queues]
+    if not workers:
+        return Place(where, False, f"{nobody}{so}")
+    shown = ", ".join(f"pid {one.pid} on {one.host}" for one in workers)
+    return Place(where, True, f"{shown}{so}")
 
 
 def _paused(known: Known) -> list[Place]:
-    if known.paused is None:
+    paused = known.pauses.get(known.queue)
+    if paused is None:
         return []
-    why = f": {known.paused.reason}" if known.paused.reason else ""
-    return [Place("paused", False, f"by {known.paused.who or 'somebody'}{why}; it waits until the queue is resumed")]
+    why = f": {paused.reason}" if paused.reason else ""
+    return [Place("paused", False, f"by {paused.who or 'somebody'}{why}; it waits until the queue is resumed")]
 
 
 def _subscriber(known: Known, queue: str, subscription: notes.Subscription) -> Place:

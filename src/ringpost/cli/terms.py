@@ -6,6 +6,7 @@ from msgspec import Struct
 from ringpost.cli.facts import Known
 from ringpost.core.after import WAIT_S_MAX
 from ringpost.core.deadline import MARGIN_S
+from ringpost.core.handover import FORWARD_S_MAX, UNHURRIED_S_FIRST, UNHURRIED_S_MAX
 from ringpost.core.keep import keep_s
 from ringpost.core.notes import Described
 from ringpost.core.outcome import DEPTH_MAX
@@ -48,14 +49,14 @@ def of_send(known: Known) -> list[Term]:
     """Give what holds for a message from here."""
     declared = known.declared
     if declared is None:
-        return [_undeclared(), _set(known, "request", "request_bytes_max", " bytes")]
+        return [_undeclared(), *_of_forwarding(known), _set(known, "request", "request_bytes_max", " bytes")]
     return [
         _expiry(known, declared),
         _priority(known, declared),
         _order(known, declared),
         _key(known, declared),
         _kept(known, declared),
-        _tries(known.handler),
+        *(_of_forwarding(known) or [_tries(known.handler)]),
         _set(known, "queue", "depth_max", " messages"),
         _set(known, "request", "request_bytes_max", " bytes"),
         *([] if known.handler is None else _of_handler(known.handler)),
@@ -133,6 +134,17 @@ def _tries(handler: Handler | None) -> Term:
     ]
     said = handler.retry != {Exception: DEFAULT}
     return Term("attempts", "; ".join(rules), f"retry= of the handler in {handler.service}" if said else DEFAULT_WORD)
+
+
+def _of_forwarding(known: Known) -> list[Term]:
+    """Give what holds until another store has it; how often its handler is tried is decided there."""
+    if not known.is_forwarded:
+        return []
+    pauses = f"again after {UNHURRIED_S_FIRST / 2:g} to {UNHURRIED_S_MAX:g} s, at no cost"
+    return [
+        Term("nobody is there", pauses, _FIXED),
+        Term("given up", f"after {FORWARD_S_MAX / 86400:g} days", f"{_FIXED}; earlier where it expires"),
+    ]
 
 
 def _rule(rule: Retry) -> str:

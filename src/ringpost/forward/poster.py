@@ -72,6 +72,13 @@ class _Reached(Struct, frozen=True):
     since_ms: int = 0
 
 
+class _Posting(Struct, frozen=True):
+    """A message that is being posted: by which task, and how many outages in a row there were when it began."""
+
+    task: asyncio.Task[object]
+    failures: int
+
+
 class Poster:
     """Forward messages; what a worker takes a pipeline for. `away` is called when one is away whose outcome is wanted,
     with its queue."""
@@ -85,7 +92,7 @@ class Poster:
         self._away = away
         self._chance = world.chance
         self._now_ms = world.wall_ms
-        self._running: dict[int, asyncio.Task[object]] = {}
+        self._running: dict[int, _Posting] = {}
         self._ended: set[int] = set()  # whose posting was ended from here
         self._unwanted: set[int] = set()  # that somebody asked to cancel while they are posted
 
@@ -95,14 +102,14 @@ class Poster:
 
     def cancel(self, ref: int, reason: str) -> bool:
         """End a message that is being posted. Somebody's wish to cancel waits for the answer: it goes along then."""
-        task = self._running.get(ref)
-        if task is None:
+        posting = self._running.get(ref)
+        if posting is None:
             return False
         if reason == "user":
             self._unwanted.add(ref)
         elif ref not in self._ended:
             self._ended.add(ref)
-            task.cancel()
+            posting.task.cancel()
         return True
 
     async def handle_message(self, handler: Handler, delivery: Delivery, *, charge: bool = True) -> Settlement:
@@ -110,7 +117,7 @@ class Poster:
         receiver = self._receivers[handler.queue]
         task = asyncio.current_task()
         assert task is not None
-        self._running[delivery.ref] = task
+        self._running[delivery.ref] = _Posting(task, receiver.failures)
         try:
             return await self._handled(receiver, delivery)
         except CancelledError:
@@ -215,7 +222,8 @@ class Poster:
         self, receiver: Receiver, delivery: Delivery, detail: str, *, maybe: bool, feeds: bool = True
     ) -> Settlement:
         """Try again later, at no cost. `maybe`: the store there may have taken it."""
-        receiver.failures += feeds
+        if feeds and receiver.failures == self._running[delivery.ref].failures:
+            receiver.failures += 1  # else one beside it has counted this outage
         before = await self._history(delivery)
         reached = before
         if maybe:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # the connection loads the HTTP parser
     from ringpost.client.hedge import Hedge
 
 
-class Attempt(Struct):
+class Attempt(Struct, gc=False):
     """A request that is under way. From `due_s` on it is late, which its connection tells it.
 
     `overdue`: its breaker has counted it as slow already. `hedge`: the second request beside it.

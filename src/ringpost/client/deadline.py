@@ -47,17 +47,24 @@ def call_deadline_s(
     """Give the instant until which a call may take: the option, else the operation's, else the default; never later
     than the block around it, or than the call that is being handled less the way back."""
     longest_s = settings.call_timeout_max_s
-    asked_s = None if timeout is None else seconds(timeout, "timeout")
-    if asked_s is not None and asked_s > longest_s:
+    asked_s = None if timeout is None else _asked_s(timeout, longest_s)
+    own_s = chosen_s(asked_s, operation_s, settings.call_timeout_s, longest_s)
+    until_s = child(now_s, own_s, parent_s)
+    if _block.get() is not None:
+        until_s = within_block(until_s)
+    if until_s <= now_s:
+        raise DeadlineExceeded("The deadline has passed before the call began.", processed="no")
+    return until_s
+
+
+def _asked_s(timeout: Seconds, longest_s: float) -> float:
+    asked_s = seconds(timeout, "timeout")
+    if asked_s > longest_s:
         raise UsageError(
             f"A call waits at most {longest_s:g} s, not {asked_s:g}. What takes longer is sent: "
             "`ticket = await client.send(…)`, then `await ticket.result(timeout=…)`."
         )
-    own_s = chosen_s(asked_s, operation_s, settings.call_timeout_s, longest_s)
-    until_s = within_block(child(now_s, own_s, parent_s))
-    if until_s <= now_s:
-        raise DeadlineExceeded("The deadline has passed before the call began.", processed="no")
-    return until_s
+    return asked_s
 
 
 def within_block(until_s: float) -> float:

@@ -54,8 +54,39 @@ class Outbound:
 
         Raises Unavailable, Overloaded, DeadlineExceeded, TransportError: then nothing came back.
         """
-        result = await self._attempt(out)
-        return await self._repeated(out, result) if isinstance(result, Missed) else result
+        result = await self.attempt(out)
+        return await self.repeated(out, result) if isinstance(result, Missed) else result
+
+    def attempt(self, out: Outgoing) -> Coroutine[Any, Any, "Received | Missed"]:
+        """Make one attempt, wherever it can be made; `repeated` goes on from one that missed. Raises Unavailable where
+        nobody is there."""
+        target = self._addresses.get(out.contract)
+        if target is None:
+            return self._at_some(out)
+        return self._at(target, target.guards.get(out.name) or self._guard(target, out), out)
+
+    async def repeated(self, out: Outgoing, missed: Missed) -> "Received":
+        """Try again as often as may be after a first attempt; raises or gives how the last one ended."""
+        policy = self._policy(out)
+        attempts = policy.attempts
+        if isinstance(out, Posted):
+            attempts = out.options.get("attempts", attempts)
+        tries = Tries(attempts, out.attempt)
+        number = 1
+        while True:
+            at_s = self._next_at_s(out, missed, number, tries)
+            if at_s is None:
+                return _ended(out, missed)
+            await asyncio.sleep(at_s - self._time())
+            number += 1
+            out = out.again(number) if isinstance(out, Posted) else out
+            try:
+                result = await self.attempt(out)
+            except Unavailable:  # nobody is left: what the last one said tells more
+                return _ended(out, missed)
+            if not isinstance(result, Missed):
+                return result
+            missed = result
 
     async def target(self, contract: str, full_name: str) -> Target | None:
         """Give where something of a contract is reached over HTTP, if anywhere."""
@@ -88,29 +119,6 @@ class Outbound:
 
     # --- attempts
 
-    async def _repeated(self, out: Outgoing, missed: Missed) -> "Received":
-        """Try again as often as may be; raises or gives how the last attempt ended."""
-        policy = self._policy(out)
-        attempts = policy.attempts
-        if isinstance(out, Posted):
-            attempts = out.options.get("attempts", attempts)
-        tries = Tries(attempts, out.attempt)
-        number = 1
-        while True:
-            at_s = self._next_at_s(out, missed, number, tries)
-            if at_s is None:
-                return _ended(out, missed)
-            await asyncio.sleep(at_s - self._time())
-            number += 1
-            out = out.again(number) if isinstance(out, Posted) else out
-            try:
-                result = await self._attempt(out)
-            except Unavailable:  # nobody is left: what the last one said tells more
-                return _ended(out, missed)
-            if not isinstance(result, Missed):
-                return result
-            missed = result
-
     def _next_at_s(self, out: Outgoing, missed: Missed, number: int, tries: Tries) -> float | None:
         """Give the instant of another attempt, paid for; None: there is none."""
         if not missed.end.again or missed.guard is None:
@@ -120,13 +128,6 @@ class Outbound:
             return None
         at_s = next_at_s(failed, out.deadline_s, self._world.chance())
         return at_s if at_s is not None and missed.guard.afford() else None
-
-    def _attempt(self, out: Outgoing) -> Coroutine[Any, Any, "Received | Missed"]:
-        """Make an attempt wherever it can be made. Raises Unavailable where nobody is there."""
-        target = self._addresses.get(out.contract)
-        if target is None:
-            return self._at_some(out)
-        return self._at(target, target.guards.get(out.name) or self._guard(target, out), out)
 
     async def _at_some(self, out: Outgoing) -> "Received | Missed":
         """Try the instances one after the other: one that is gone or going, whose port another service has by now, or

@@ -77,11 +77,25 @@ class Posted(Struct, gc=False):
         begin = target.heads.get(self.name)
         if begin is None:
             begin = target.heads[self.name] = self._begin(target)
-        if self.more or call.headers or call.depth or call.trace or call.idempotency_key is not None or _special(call):
+        if (
+            self.more
+            or call.headers
+            or call.depth
+            or call.trace
+            or call.idempotency_key is not None
+            or call.priority is not _NORMAL
+            or call.attempt != 1
+            or call.after is not None
+        ):
             begin += written("", 0, [*self.more, *_headers_of(call)])
-        remaining_ms = max(1, int((self.deadline_s - now_s) * 1000))
+        remaining_ms = int((self.deadline_s - now_s) * 1000)
         body = call.body
-        return b"%brequest-timeout: %dms\r\ncontent-length: %d\r\n\r\n%b" % (begin, remaining_ms, len(body), body)
+        return b"%brequest-timeout: %dms\r\ncontent-length: %d\r\n\r\n%b" % (
+            begin,
+            remaining_ms if remaining_ms > 0 else 1,
+            len(body),
+            body,
+        )
 
     def _begin(self, target: Target) -> bytes:
         path = f"{target.prefix}/{self.contract}/{self.operation.name}"
@@ -127,10 +141,6 @@ class Asked(Struct):
     def written(self, target: Target, now_s: float) -> bytes:
         """Give the request."""
         return whole(self.method, target.prefix + self.path, target.origin, self.headers, self.body)
-
-
-def _special(call: Call) -> bool:
-    return call.priority is not _NORMAL or call.attempt != 1 or call.after is not None
 
 
 def _headers_of(call: Call) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from ringpost.client.after import Awaiting, receipts_of
+from ringpost.client.attempt import Missed
 from ringpost.client.deadline import call_deadline_s
 from ringpost.client.effects import Effects
 from ringpost.client.options import (
@@ -86,7 +87,10 @@ class Router:
         local = self._local
         if local is not None and local.serves(call.operation):
             return reply_of(operation, await local.call(call))
-        received = await self._out.carry(posted(operation, call, options))
+        out = posted(operation, call, options)
+        received = await self._out.attempt(out)  # not `carry`: a coroutine less in nearly every call
+        if isinstance(received, Missed):
+            received = await self._out.repeated(out, received)
         if received.status == 200 or received.status == 204:  # its headers say nothing more
             return decoded(operation, received.body, "")
         return reply_from(operation, received.response())

@@ -1,6 +1,6 @@
 """A call as the pipeline takes it, wherever it came from, and the protocol by which lower rooms know the pipeline."""
 
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -85,8 +85,8 @@ class Local(Protocol):
         """Say whether a handler for the operation (full name) is here."""
         ...
 
-    async def call(self, call: Call) -> Answer:
-        """Run the pipeline and give its answer; never raises but for cancellation."""
+    def call(self, call: Call) -> Coroutine[Any, Any, Answer]:
+        """Run the pipeline; what comes of it gives the answer. Never raises but for cancellation."""
         ...
 
     async def accept(self, call: Call) -> Accepted | Answer:

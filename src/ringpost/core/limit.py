@@ -130,8 +130,8 @@ class Adaptive(Struct):
         return self.usual_s > 0.0 and latency_s > self._tolerated_s()
 
     def sample(self, now_s: float, latency_s: float, in_flight: int, *, dropped: bool = False) -> bool:
-        this = self._round
-        if now_s - self._seen_s > max(IDLE_S, 4 * self.usual_s, latency_s):
+        this, idle_s = self._round, now_s - self._seen_s
+        if idle_s > IDLE_S and idle_s > max(4 * self.usual_s, latency_s):
             self._round = this = Round(began_s=now_s)
         self._seen_s = now_s
         if dropped:
@@ -145,8 +145,10 @@ class Adaptive(Struct):
                 this.shortest_s = latency_s
         if in_flight > this.in_flight:
             this.in_flight = in_flight
+        if now_s - this.began_s < ROUND_S:
+            return False  # as it is in most calls
         wanted = self.least if this.in_flight <= self.least else self._limit
-        if now_s - this.began_s < ROUND_S or this.count + this.dropped < min(wanted, ROUND_SAMPLES):
+        if this.count + this.dropped < min(wanted, ROUND_SAMPLES):
             return False
         self._round = Round(began_s=now_s)
         return self._judge(this, now_s)

@@ -35,6 +35,7 @@ from ringpost.wire.ticket import result_of
 _VARY: Final = ("Vary", "Prefer")
 EVENTS: Final = "/events"
 _TICKETS: Final = "/tickets/"
+_NORMAL: Final = Priority.NORMAL  # a member is looked up slowly
 
 _log = logging.getLogger("ringpost.http")
 
@@ -118,7 +119,7 @@ class Door:
             response.close = True
             return response
         entrance = self._entrances.get(request.path) or self._entrance(request.path)
-        if entrance is None or entrance.let_in(Priority.NORMAL):
+        if entrance is None or entrance.let_in(_NORMAL):
             return None
         place, headers = self._places[request.path], request.headers
         priority = place.priority
@@ -127,7 +128,7 @@ class Door:
                 priority = read.priority(headers["ringpost-priority"])
             except BadHeader:
                 return None
-        if (priority < Priority.NORMAL and entrance.let_in(priority)) or "respond-async" in headers.get("prefer", ""):
+        if (priority < _NORMAL and entrance.let_in(priority)) or "respond-async" in headers.get("prefer", ""):
             return None
         return response_of(self._host.turned_away(place.name))
 

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -160,17 +160,24 @@ class Host:
         handler = self._assembly.handlers.get(operation)
         return handler is not None and handler.operation is not None
 
-    async def call(self, call: Call) -> Answer:
-        """Run the pipeline and give its answer. Never raises but for cancellation, which ends the handler."""
+    def call(self, call: Call) -> Coroutine[Any, Any, Answer]:
+        """Run the pipeline; what comes of it gives the answer. Never raises but for cancellation, which ends the
+        handler."""
         handler = self._assembly.handlers.get(call.operation)
         if handler is None or handler.operation is None:
-            return verdict.refusal("not_found", f"{call.operation} isn't served here.", call.operation)
+            return self._not_served(call)
         pipeline = self._running().pipeline
-        if call.after is not None:  # before it takes a slot: the messages it waits for may need one
-            refused = await self._not_after(call)
-            if refused is not None:
-                return refused
-        return await pipeline.handle_call(handler, call)
+        if call.after is not None:
+            return self._after(call, handler, pipeline)
+        return pipeline.handle_call(handler, call)
+
+    async def _not_served(self, call: Call) -> Answer:
+        return verdict.refusal("not_found", f"{call.operation} isn't served here.", call.operation)
+
+    async def _after(self, call: Call, handler: Handler, pipeline: Pipeline) -> Answer:
+        """Wait before the call takes a slot: the messages it waits for may need one."""
+        refused = await self._not_after(call)
+        return await pipeline.handle_call(handler, call) if refused is None else refused
 
     async def _not_after(self, call: Call) -> Answer | None:
         """Wait for the effects that a call is to come after; an answer where they aren't there in time."""

@@ -135,17 +135,18 @@ class Pipeline:
 
     # --- calls
 
-    async def handle_call(self, handler: Handler, call: Call) -> Answer:
-        """Answer a call. Never raises but for cancellation (the caller has gone away).
+    def handle_call(self, handler: Handler, call: Call) -> Coroutine[Any, Any, Answer]:
+        """Answer a call, which what is given does. Never raises but for cancellation (the caller has gone away).
 
         The handler runs in this task if the task is the call's own, else in one made for it: what it does to its task
         and its context variables must not reach who called.
         """
         bound = self._bound[handler.queue]
         if handler.finish:
-            return await self._until_finished(bound, call)
-        if call.owned:
-            return await self._answer(bound, call)
+            return self._until_finished(bound, call)
+        return self._answer(bound, call) if call.owned else self._apart(bound, call)
+
+    async def _apart(self, bound: Bound, call: Call) -> Answer:
         return await self._loop.create_task(self._answer(bound, call))
 
     async def _until_finished(self, bound: Bound, call: Call) -> Answer:

@@ -9,7 +9,8 @@ for it, and who has one keeps it:
   to be sent away for them after having waited. Where even a higher one found none, the lower ones stay out for the
   time of a call, which is as long as the queue lasts: what comes free meanwhile is for the higher ones.
 - who would come too late by its place, or would stand there for too long, is turned away instead of let in: so many
-  before it, each for the average time, over as many slots.
+  before it, each for the average time, over as many slots, and then its own. Else an overload would fill the queue
+  with calls that begin and are cut off, and nothing at all would come to its end.
 
 Where that was too hopeful all the same, whose deadline has passed by the time it would run, or can't be met any more,
 is dropped then: nobody waits for its answer.
@@ -139,8 +140,10 @@ class Admission(Struct, eq=False):
         """Take over what the limiter says now."""
         self.calls_max = 0 if self.closed else min(self.limiter.limit, self.total)
 
-    def took(self, latency_s: float) -> None:
-        """Take note of how long a call took."""
+    def took(self, latency_s: float, *, cut_off: bool = False) -> None:
+        """Take note of how long a call took; one that was cut off would have taken longer, and tells no more."""
+        if cut_off and latency_s < self.average_s:
+            return
         self.average_s += (latency_s - self.average_s) * (_LEARN if self.average_s else 1.0)
 
     def close(self, closed: bool) -> Sequence[Waiting]:
@@ -187,7 +190,7 @@ class Admission(Struct, eq=False):
     def advance(self, now_s: float) -> Sequence[Waiting]:
         """Let run who may, and drop who is late; gives both."""
         decided: list[Waiting] = []
-        until_s = now_s + self._least_s  # who has less than that is not served by being served
+        until_s = now_s + self._time_s / 2  # who has less than that is not served by being served
         while self.waiting:
             if self._queue[0].deadline_s <= until_s:
                 decided.append(self._first("late"))
@@ -211,8 +214,9 @@ class Admission(Struct, eq=False):
         return min(max(self._wait_s(self.waiting), RETRY_AFTER_S_LEAST), RETRY_AFTER_S_MOST)
 
     @property
-    def _least_s(self) -> float:
-        return self.limiter.usual_s / 2
+    def _time_s(self) -> float:
+        """How long a call takes now, as far as it is known; 0 while it isn't."""
+        return self.average_s or self.limiter.usual_s
 
     def _height(self, priority: Priority, now_s: float) -> int:
         """Say how many may stand in the queue once one of that priority has entered it."""
@@ -223,11 +227,11 @@ class Admission(Struct, eq=False):
 
     def _wait_s(self, before: int) -> float:
         """Say how long it takes until it is the turn of one with so many before it."""
-        return (self.average_s or self.limiter.usual_s) * (before + 1) / max(self.calls_max, 1)
+        return self._time_s * (before + 1) / max(self.calls_max, 1)
 
     def _in_time(self, newcomer: Waiting, now_s: float) -> bool:
         wait_s = self._wait_s(self.waiting)
-        return wait_s <= WAIT_S_MAX and now_s + wait_s + self._least_s < newcomer.deadline_s
+        return wait_s <= WAIT_S_MAX and now_s + wait_s + self._time_s < newcomer.deadline_s
 
     def _first(self, fate: Fate) -> Waiting:
         """Take the first one out of the queue."""

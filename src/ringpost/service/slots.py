@@ -95,7 +95,7 @@ class Slots(Admission, eq=False):
 
     def sample(self, now_s: float, latency_s: float, in_flight: int, *, dropped: bool = False) -> None:
         """Tell the limiter of a call that has ended; of short ones it is enough to hear of some."""
-        self.took(latency_s)
+        self.took(latency_s, cut_off=dropped)
         self.skipped = SKIPPED if 0.0 < self.limiter.usual_s < SHORT_S else 0
         if self.limiter.sample(now_s, latency_s, in_flight, dropped=dropped):
             self.limited()

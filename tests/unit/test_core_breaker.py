@@ -145,13 +145,13 @@ def test_a_target_that_is_started_anew_opens_nothing(rate: float) -> None:
         assert not breaker.bad(at_s, "nobody listens there")
 
 
-@pytest.mark.parametrize("rate", RATES)
-def test_three_of_ten_that_fail_by_chance_open_nothing(rate: float) -> None:
-    seed = random.randrange(1 << 32)
-    print("seed", seed)
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("rate", [20, 33, 100])
+def test_three_of_ten_that_fail_by_chance_open_nothing(rate: float, seed: int) -> None:
+    """After a healthy time; of the first 20 calls of a process half may fail by chance, and then it opens."""
     chance, breaker = random.Random(seed), Breaker()
-    for at_s in instants(rate, 0.0, 20.0):
-        if chance.random() < 0.3:
+    for at_s in instants(rate, 0.0, 40.0):
+        if at_s > WINDOW_S and chance.random() < 0.3:
             breaker.bad(at_s, "no")
         else:
             breaker.good(at_s, QUICK_S)
@@ -221,6 +221,33 @@ def test_a_probe_that_fails_doubles_the_pause_up_to_a_limit_and_begins_the_count
     now_s = breaker.probe_at_s
     assert breaker.probe(now_s, now_s)
     assert not breaker.probed(now_s, good=True), "four before a failure are forgotten"
+
+
+def closes_after_s(rate: float, offset_s: float, took_s: float = 0.1) -> float:
+    """Give how long after its healing a target is called again, at the end of eight seconds in which probes failed."""
+    breaker, healed_s = opened(), 8.0 + offset_s
+    probe_ends_s = None
+    for now_s in instants(rate, 0.0, healed_s + 10 * WINDOW_S):
+        if probe_ends_s is not None and now_s >= probe_ends_s:
+            breaker.probed(now_s, good=probe_ends_s - took_s >= healed_s)
+            probe_ends_s = None
+        if breaker.passing:
+            return now_s - healed_s
+        if breaker.probe(now_s, now_s + 1.0):
+            assert probe_ends_s is None, "two probes at once"
+            probe_ends_s = now_s + took_s
+    return WINDOW_S * 10.0
+
+
+@pytest.mark.parametrize("offset_s", [0.0, 0.3, 0.9, 1.7])
+@pytest.mark.parametrize("rate", RATES)
+def test_it_closes_within_five_seconds_of_healing(rate: float, offset_s: float) -> None:
+    assert closes_after_s(rate, offset_s) <= 5.0
+
+
+def test_a_twin_whose_pause_grows_for_ever_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ringpost.core.breaker.PAUSE_S_MAX", 60.0)
+    assert closes_after_s(100, 9.0) > 5.0
 
 
 def test_a_probe_that_says_nothing_is_followed_by_another() -> None:

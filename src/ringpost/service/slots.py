@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from ringpost.core.admission import WAIT_S_MAX, Admission, Fate, Waiting
+from ringpost.core.limit import Fixed
 from ringpost.core.message import Priority
 
 SHORT_S = 0.005
@@ -96,7 +97,8 @@ class Slots(Admission, eq=False):
     def sample(self, now_s: float, latency_s: float, in_flight: int, *, dropped: bool = False) -> None:
         """Tell the limiter of a call that has ended; of short ones it is enough to hear of some."""
         self.took(latency_s, cut_off=dropped)
-        self.skipped = SKIPPED if 0.0 < self.limiter.usual_s < SHORT_S else 0
+        usual_s = self.average_s if isinstance(self.limiter, Fixed) else self.limiter.usual_s
+        self.skipped = SKIPPED if 0.0 < usual_s < SHORT_S else 0
         if self.limiter.sample(now_s, latency_s, in_flight, dropped=dropped):
             self.limited()
             if self.waiting:

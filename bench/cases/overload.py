@@ -19,6 +19,7 @@ from bench.figures import Row, at_least, at_most
 from bench.session import Sample, Session, figure, percentile
 
 SLOTS = 8
+LEAST_SLOTS = 1  # in the least form: ten times of that is little for any machine
 WORK_S = 0.02
 TIMES = 10
 PATH = "/d/alone"
@@ -79,9 +80,10 @@ def rows(session: Session) -> Iterator[Row]:
 
 
 def _seen(session: Session) -> Seen:
-    link = Link("d", {"work_s": WORK_S, "concurrency": SLOTS})
+    slots = LEAST_SLOTS if session.least else SLOTS
+    link = Link("d", {"work_s": WORK_S, "concurrency": slots})
     with session.scratch() as folder, chain(session, folder, [link]) as links:
-        alone = _alone(folder, links["d"], session.size(5, 2))
+        alone = _alone(folder, links["d"], slots, session.size(5, 2))
         before = len(links["d"].counted()["refusals_ms"])
         memory = _Memory(links["d"].child.pid)
         seconds = SETTLE_S + session.size(60, 5)
@@ -91,12 +93,12 @@ def _seen(session: Session) -> Seen:
         return Seen(alone, over, steady, memory.most_mb(), links["d"].counted()["refusals_ms"][before:])
 
 
-def _alone(folder: Path, service: Running, seconds: float) -> Alone:
+def _alone(folder: Path, service: Running, slots: int, seconds: float) -> Alone:
     def called(at_once: int) -> dict[str, float]:
         common = {"url": service.url, "server_pid": service.child.pid, "seconds": seconds, "path": PATH}
         return children.told("raw_call", folder, at_once=at_once, **common)
 
-    unloaded, busy = called(1), called(SLOTS)
+    unloaded, busy = called(1), called(slots)
     return Alone(busy["rate"], unloaded["p99"] / 1000, children.memory_mb(service.child.pid))
 
 

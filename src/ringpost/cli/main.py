@@ -25,6 +25,8 @@ COMMANDS = {
     "subscriptions": ("ringpost.cli.subscriptions:subscriptions", "List and remove subscriptions to events."),
     "explain": ("ringpost.cli.explain:explain", "Say where a call and a message go, what holds, and who said so."),
     "breakers": ("ringpost.cli.breakers:breakers", "Show which calls are broken off; hold a breaker open or closed."),
+    "contract": ("ringpost.cli.contracts:contract", "Export a contract; tell compatible changes from breaking ones."),
+    "check": ("ringpost.cli.check:check", "Say which messages that wait or are dead new code can't read."),
     "doctor": ("ringpost.cli.doctor:doctor", "Check configuration, store and services, and say what to do."),
     "init": ("ringpost.cli.start:init", "Make a small project that runs."),
 }

@@ -468,9 +468,9 @@ async def test_hanging_calls_open_it_and_it_closes_after_healing() -> None:
                 await asyncio.sleep(0.01)
 
 
-async def broken_off_while_they_hang(client: Client) -> bool:
+async def broken_off_while_they_hang(client: Client, timeout_s: float) -> bool:
     """Say whether calls are broken off before the first of those that hang has ended."""
-    hanging = [asyncio.ensure_future(client.call(Far.write, 1, timeout=1.5)) for _ in range(20)]
+    hanging = [asyncio.ensure_future(client.call(Far.write, 1, timeout=timeout_s)) for _ in range(20)]
     try:
         await until(lambda: any(not one.breaker.passing for one in guards.PROCESS.all()) or hanging[0].done())
         return not any(one.done() for one in hanging)
@@ -485,7 +485,7 @@ HANG_SOON = {"far.write": {"slow_s": 0.2}}
 
 async def test_a_hang_is_noticed_before_the_first_deadline() -> None:
     async with a_door(hang) as door, a_client(door, policies=HANG_SOON) as client:
-        assert await broken_off_while_they_hang(client)
+        assert await broken_off_while_they_hang(client, PATIENCE_S)
         with pytest.raises(Unavailable, match=r"calls take 0\.2 s and longer"):
             await client.call(Far.write, 1)
 
@@ -496,7 +496,7 @@ async def test_a_twin_that_waits_for_how_they_end_is_caught(monkeypatch: pytest.
 
     monkeypatch.setattr(guard.Guard, "_overdue", unmoved)
     async with a_door(hang) as door, a_client(door, policies=HANG_SOON) as client:
-        assert not await broken_off_while_they_hang(client)
+        assert not await broken_off_while_they_hang(client, 1.0)
 
 
 async def test_impatience_isn_t_the_target_s_fault() -> None:
@@ -646,7 +646,7 @@ async def test_a_thousand_calls_at_once_are_all_answered() -> None:
 async def test_the_line_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bulkhead, "WAITING_MAX", 4)
     async with a_door(hang) as door, a_client(door, policies={"far.write": {"limit": 4}}) as client:
-        calls = [asyncio.ensure_future(client.call(Far.write, 1, timeout=1)) for _ in range(8)]
+        calls = [asyncio.ensure_future(client.call(Far.write, 1, timeout=2)) for _ in range(8)]
         await until(lambda: len(door.seen) == 4)
         with pytest.raises(Overloaded, match="under way") as raised:
             await client.call(Far.write, 1)
@@ -692,7 +692,7 @@ async def test_a_twin_that_takes_its_own_lateness_for_the_target_s_is_caught(mon
             await calls_of_a_starved_process(door)
 
 
-async def others_beside_a_hang(door: Door, limit: int) -> list[Any]:
+async def others_beside_a_hang(door: Door, limit: int, timeout_s: float) -> list[Any]:
     """Give what becomes of calls of another operation at the same target, in the moment at which one begins to hang."""
 
     async def half_well(seen: Seen) -> Answer:
@@ -702,7 +702,8 @@ async def others_beside_a_hang(door: Door, limit: int) -> list[Any]:
     async with a_client(door, policies={"far.write": {"limit": limit}}) as client:
         hanging = [asyncio.ensure_future(client.call(Far.write, 1, timeout=60)) for _ in range(600)]
         await until(lambda: len(door.seen) >= min(limit, CONNECTIONS_PER_ORIGIN))
-        ends = await asyncio.gather(*(client.call(Far.other, 1, timeout=1) for _ in range(50)), return_exceptions=True)
+        others = [client.call(Far.other, 1, timeout=timeout_s) for _ in range(50)]
+        ends = await asyncio.gather(*others, return_exceptions=True)
         for one in hanging:
             one.cancel()
         await asyncio.wait(hanging)
@@ -711,12 +712,12 @@ async def others_beside_a_hang(door: Door, limit: int) -> list[Any]:
 
 async def test_an_operation_that_hangs_leaves_connections_for_others() -> None:
     async with a_door() as door:
-        assert await others_beside_a_hang(door, limit=128) == [7] * 50
+        assert await others_beside_a_hang(door, 128, PATIENCE_S) == [7] * 50
 
 
 async def test_a_twin_without_places_is_caught() -> None:
     async with a_door() as door:
-        ends = await others_beside_a_hang(door, limit=1024)
+        ends = await others_beside_a_hang(door, 1024, 0.5)
         assert all(isinstance(one, DeadlineExceeded) for one in ends)
 
 
@@ -724,7 +725,7 @@ async def left_in_line(door: Door, client: Client) -> list[str]:
     """Let calls hang and others stand in line behind them; give how those in line end while the first still hang."""
     hanging = [asyncio.ensure_future(client.call(Far.write, 1, timeout=60)) for _ in range(20)]
     await until(lambda: len(door.seen) == 20)
-    in_line = [asyncio.ensure_future(client.call(Far.write, 1, timeout=3)) for _ in range(20)]
+    in_line = [asyncio.ensure_future(client.call(Far.write, 1, timeout=4)) for _ in range(20)]
     ends = await asyncio.gather(*in_line, return_exceptions=True)
     assert not any(one.done() for one in hanging)
     for one in hanging:
@@ -734,7 +735,7 @@ async def left_in_line(door: Door, client: Client) -> list[str]:
 
 
 async def test_who_stands_in_line_goes_when_the_breaker_opens(monkeypatch: pytest.MonkeyPatch) -> None:
-    policies = {"far.write": {"limit": 20, "slow_s": 1.0}}
+    policies = {"far.write": {"limit": 20, "slow_s": 1.5}}
     async with a_door(hang) as door, a_client(door, policies=policies) as client:
         assert await left_in_line(door, client) == ["Unavailable"]
         guards.PROCESS.forget()

@@ -26,6 +26,7 @@ from ringpost.core.message import Answer, Message, State
 from ringpost.service.context import Context
 from ringpost.service.host import Host
 from ringpost.service.service import HandlerOptions, Service
+from ringpost.service.slots import Slots
 from ringpost.settings import Settings
 from ringpost.store.memory import MemoryStore
 from ringpost.store.port import Filter, Put
@@ -465,6 +466,21 @@ async def test_over_the_limit_of_calls_is_answered_at_once() -> None:
         go_on.set()
         assert (await first).status == 200
         assert (await desk.call()).status == 200  # the slot is free again
+
+
+async def test_calls_that_are_all_cut_off_make_the_queue_shorter_whatever_the_limiter() -> None:
+    async def behave(request: Ask, ctx: Context) -> Reply:
+        if request.number:
+            await asyncio.Event().wait()
+        return Reply(0)
+
+    async with desks(behave, concurrency=1, limiter="fixed") as desk:
+        slots = desk.host.entrance("desk_calls.ask")
+        assert isinstance(slots, Slots)
+        assert (await desk.call(0)).status == 200
+        for _ in range(20):
+            assert code(await desk.call(1, timeout_s=0.03)) == (504, "deadline_exceeded")
+        assert slots.average_s > 0.02
 
 
 @pytest.mark.parametrize(("depth", "path"), [(9, ("a.b",)), (1, ("desk_calls.ask",)), (2, ("desk_calls.ask", "a.b"))])

@@ -227,6 +227,8 @@ class Pipeline:
         if ctx.cancelled is not None:
             if slots.limiter.slow(latency_s):
                 slots.sample(now_s, latency_s, slots.calls, dropped=True)
+            else:
+                slots.took(latency_s, cut_off=True)  # the limiter has no idea of slow: the queue must have one
         elif error is None or isinstance(error, Problem):
             slots.sample(now_s, latency_s, slots.calls)
 

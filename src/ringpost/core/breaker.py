@@ -9,7 +9,8 @@ After ten good seconds it would take five bad ones until half of the window is b
 alone as well: the last half second, the last whole one and so on. A few calls are bad by chance, though. Where three of
 ten fail, which opens nothing, half of 20 do once in 21 times; so the newest ones have to be worse than the rule's share
 by three standard deviations. Of 20 calls 17 (once in two million times at three of ten), of 100 calls 65, of 1,000
-calls 548. And errors have to go on for a second, as a target that is started anew fails all at once and is there again.
+calls 548. And errors are looked at over a second at least: a target that is started anew fails all at once and is there
+again.
 
 Never more than one probe is out. What was begun before a change says nothing about the time after it: each change
 begins another epoch, and ends of an older one aren't counted. An operator may force it open or closed; let go again, it
@@ -28,7 +29,7 @@ WINDOW_S = 10
 """How far it looks back at most, in buckets of half a second."""
 CALLS_MIN = 20
 ERRORS_S_MIN = 1.0
-"""So long the newest calls have to fail where the whole window doesn't look bad."""
+"""Over so long errors of the newest calls are looked at, at least, where the whole window doesn't look bad."""
 DEVIATIONS = 3.0
 GOOD_CLOSE = 5
 PAUSE_S_FIRST = 0.5

@@ -8,6 +8,7 @@ from itertools import repeat
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from scene import asked
 from tcp_proxy import TcpProxy
 from two_stores import Billing, CardRefused, Receiver, Shop, looking_into, made
@@ -23,6 +24,8 @@ from ringpost import (
     Unavailable,
     UsageError,
 )
+from ringpost.cli.main import ringpost
+from ringpost.client import breaker_notes
 from ringpost.core import ids, notes
 from ringpost.core.handover import Receipt as Handed
 from ringpost.core.handover import encode_receipt
@@ -82,6 +85,26 @@ async def test_a_receiver_that_is_down_gets_it_when_it_is_back(tmp_path: Path, r
             assert await ticket.result(timeout=SOON_S) == "a is charged"
             assert (await ticket.status()).state == "succeeded"
     assert receiver.effects == ["a"]
+
+
+async def test_what_a_breaker_keeps_from_being_called_is_kept_as_a_message(
+    tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(breaker_notes, "LOOK_S", 0.0)
+    store = f"sqlite:///{tmp_path / 'sender.db'}"
+    async with receiver.up(), a_client(tmp_path, receiver.url) as client:
+        held = ["breakers", "open", "billing.charge", "--store", store]
+        done = await asyncio.to_thread(CliRunner().invoke, ringpost, held)
+        assert done.exit_code == 0, done.output
+        with pytest.raises(Unavailable):
+            async with asyncio.timeout(SOON_S):
+                while True:  # it is heard of with one of the next calls
+                    await client.call(Billing.charge, "b")
+        ticket = told(await client.call_or_send(Billing.charge, "a", wait=5))
+        async with looking_into(store) as looking:
+            assert [ids.text(record.id) for record in await looking.find(Filter(FORWARD))] == [ticket.id]
+        assert await ticket.result(timeout=SOON_S) == "a is charged"
+    assert receiver.effects.count("a") == 1
 
 
 async def test_a_lost_answer_takes_effect_once(tmp_path: Path, receiver: Receiver) -> None:

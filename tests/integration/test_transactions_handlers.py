@@ -26,6 +26,7 @@ from ringpost import (
     Transaction,
     UsageError,
     blocking,
+    first,
     serve,
 )
 from ringpost.store.sqlite_transaction import SqliteTransaction
@@ -102,6 +103,11 @@ async def work(pay: Pay, ctx: Context, tx: Transaction) -> int | TooMuch:
             return await ctx.call(Bank.seen, pay)
         case "call_all":
             return len(await ctx.call_all(Bank.seen, [pay]))
+        case "call_each":
+            async for outcome in ctx.call_each(Bank.seen, [pay]):
+                outcome.result()
+        case "call_first":
+            await first(ctx.call(Bank.seen, pay))
         case "call_or_send":
             await ctx.call_or_send(Bank.seen, pay)
         case "hold":
@@ -219,7 +225,7 @@ async def test_a_raised_problem_undoes_and_a_returned_one_keeps(tmp_path: Path) 
         assert sorted(paid_by) == [f"return-{style}-{n}" for style in ("call", "sent") for n in range(2)]
 
 
-@pytest.mark.parametrize("how", ["raise", "defer wrong", "call", "call_all", "call_or_send"])
+@pytest.mark.parametrize("how", ["raise", "defer wrong", "call", "call_all", "call_each", "call_first", "call_or_send"])
 async def test_what_fails_leaves_nothing_behind(tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture) -> None:
     async with town(tmp_path) as client:
         for number, operation in enumerate(OPERATIONS):

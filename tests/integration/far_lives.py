@@ -40,20 +40,22 @@ class TwoTowns:
         self.notes: list[str] = []
         self._port = port
 
-    async def shop(self, point: str = "", *, twin: str = "", by: str = "") -> Running:
-        """Start a sender; it ends at a point, if one is named, `by` a signal."""
-        return await self._start("shop", point, by, twin, addresses=f"billing={self.proxy.url}")
+    async def shop(self, point: str = "", *, twin: str = "", asleep: bool = False) -> Running:
+        """Start a sender; it ends at a point, if one is named, or falls asleep there."""
+        return await self._start("shop", point, asleep, twin, addresses=f"billing={self.proxy.url}")
 
     async def billing(self, point: str = "", *, twin: str = "") -> Running:
         """Start a receiver."""
-        return await self._start("billing", point, "", twin, store=self.there.facts.url, http=f"127.0.0.1:{self._port}")
+        return await self._start(
+            "billing", point, False, twin, store=self.there.facts.url, http=f"127.0.0.1:{self._port}"
+        )
 
-    async def _start(self, role: str, point: str, by: str, twin: str, **settings: str) -> Running:
-        os.environ.update(FAR_POINT=point, FAR_SIGNAL=by, FAR_TWIN=twin)
+    async def _start(self, role: str, point: str, asleep: bool, twin: str, **settings: str) -> Running:
+        os.environ.update(FAR_POINT=point, FAR_ASLEEP="1" if asleep else "", FAR_TWIN=twin)
         try:
             running = await self.scene.start(role, **settings)
         finally:
-            for name in ("FAR_POINT", "FAR_SIGNAL", "FAR_TWIN"):
+            for name in ("FAR_POINT", "FAR_ASLEEP", "FAR_TWIN"):
                 del os.environ[name]
         running.ending = bool(point)
         return running

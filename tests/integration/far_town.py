@@ -1,8 +1,9 @@
 """Two services, each on its own store and in its own process, that end themselves at a point that is named.
 
 As a script: `far_town.py ROLE`, with the roles `shop` (it forwards) and `billing` (it is forwarded to). FAR_POINT names
-the point at which the process is killed, when it comes there for the first time, and FAR_SIGNAL another signal than
-SIGKILL; FAR_TWIN breaks a promise. What is charged has the kind as its last word.
+the point at which the process is killed, when it comes there for the first time; with FAR_ASLEEP what comes there waits
+instead for the file `awake`, and no lease is renewed any more. FAR_TWIN breaks a promise. What is charged has the kind
+as its last word.
 """
 
 import asyncio
@@ -26,6 +27,8 @@ from ringpost.forward.puller import Puller
 from ringpost.forward.receiver import Receiver
 from ringpost.http.tickets import Tickets
 from ringpost.service.acceptance import Acceptance
+from ringpost.service.heartbeat import Heartbeat
+from ringpost.service.leases import Leases
 from ringpost.service.worker import Worker
 from ringpost.store.port import Conclude
 from ringpost.store.sqlite import SqliteStore
@@ -56,8 +59,7 @@ billing, shop = Service(Billing), Service(Shop)
 async def charge(card: str, ctx: Context) -> str:
     match card.split()[-1]:
         case "slow" | "unwanted":
-            while not os.path.exists(card):  # noqa: ASYNC110, ASYNC240 (a file has no event)
-                await asyncio.sleep(0.02)
+            await _told(card)
         case "refused":
             raise CardRefused(card=card)
     await ctx.send(Billing.charged, card)
@@ -84,13 +86,32 @@ def say(**words: Any) -> None:
 # --- points
 
 
-def _end() -> None:
-    """Let the process be killed, or whatever else it is told to be, once."""
+def _take_point() -> str:
+    """Give the point for which this process was started, once."""
     global _POINT  # a process comes to its point once
     point, _POINT = _POINT, ""
     if point:
         say(point=point)
-        os.kill(os.getpid(), getattr(signal, os.environ.get("FAR_SIGNAL") or "SIGKILL"))
+    return point
+
+
+def _end() -> None:
+    if _take_point():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def _come() -> None:
+    """End the process, or fall asleep."""
+    if not os.environ.get("FAR_ASLEEP"):
+        _end()
+    elif _take_point():
+        Heartbeat.beat = Leases.check = lambda self: None  # type: ignore[method-assign]
+        await _told("awake")
+
+
+async def _told(name: str) -> None:
+    while not os.path.exists(name):  # noqa: ASYNC110, ASYNC240 (a file has no event)
+        await asyncio.sleep(0.02)
 
 
 def _always(*_: Any) -> bool:
@@ -103,7 +124,7 @@ def before(cls: type, name: str, if_so: Callable[..., bool] = _always) -> None:
 
     async def ending(self: Any, *arguments: Any, **more: Any) -> Any:
         if if_so(*arguments):
-            _end()
+            await _come()
         return await inner(self, *arguments, **more)
 
     setattr(cls, name, ending)
@@ -116,7 +137,7 @@ def after(cls: type, name: str, if_so: Callable[..., bool] = _always) -> None:
     async def ending(self: Any, *arguments: Any, **more: Any) -> Any:
         given = await inner(self, *arguments, **more)
         if if_so(given):
-            _end()
+            await _come()
         return given
 
     setattr(cls, name, ending)

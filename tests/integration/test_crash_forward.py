@@ -84,12 +84,12 @@ async def test_answers_to_every_kind_of_request_are_lost(towns: TwoTowns) -> Non
 async def test_a_sender_that_sleeps_past_its_lease_settles_nothing(towns: TwoTowns) -> None:
     await towns.send("a")
     await towns.billing()
-    asleep = await towns.shop("after the answer", by="SIGSTOP")
+    asleep = await towns.shop("after the answer", asleep=True)
     await towns.scene.diary.until(point="after the answer")
     await towns.shop()
     await towns.quiet()
     assert len(towns.scene.diary.all(posted=...)) > len(towns.cards + towns.notes)  # something was delivered twice
-    asleep.signal(signal.SIGCONT)
+    towns.scene.tell("awake")
     asleep.signal(signal.SIGTERM)
     await asleep.ended()
     await towns.quiet()

@@ -2,24 +2,25 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Final, Literal
 
 import click
 import msgspec
 
-from ringpost.cli.asked import json_option, settings_of, store_option
+from ringpost.cli.asked import LENGTH, json_option, settings_of, store_option
 from ringpost.cli.letter import Letter, letter_of, told
 from ringpost.cli.output import age, console, instant, plain, print_json, print_table
+from ringpost.cli.plan import Plan, found, steps
 from ringpost.cli.stores import did_you_mean, opened, operator
+from ringpost.client.store_tickets import StoreTickets
 from ringpost.contract.errors import StateError, UsageError
 from ringpost.core import ids
 from ringpost.core.life import ticket_state
-from ringpost.core.message import Record, State
+from ringpost.core.message import Cause, Record, State
 from ringpost.store.hostclock import wall_ms
-from ringpost.store.port import Changed, Drop, Filter, Replay, Store
+from ringpost.store.port import Changed, Drop, Replay, Store
 
-_BATCH: Final = 100
 _DEFAULT_SHOWN: Final = 50
 _ERROR_LENGTH: Final = 60
 _WIDE_ENOUGH: Final = 110
@@ -49,7 +50,7 @@ def list_dead(queue: str | None, limit: int, store: str | None, as_json: bool) -
 
     async def work() -> int:
         async with opened(settings_of(store)) as opened_store:
-            records = [record async for record in _found(opened_store, queue, limit, bodies=False)]
+            records = [record async for record in found(opened_store, Plan(queue=queue, limit=limit))]
             if not records and queue is not None:
                 await _refuse_unknown_queue(opened_store, queue)
             total = sum(depth.dead for depth in await opened_store.depths() if queue in (None, depth.queue))
@@ -89,29 +90,54 @@ def show(id: str, store: str | None, as_json: bool) -> int:
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @click.option("--queue", metavar="QUEUE", help="With --all: of this queue alone.")
 @click.option("--all", "every", is_flag=True, help="Every dead letter.")
-@click.option("--limit", type=click.IntRange(1), help="At most so many: try some first.")
+@click.option("--cause", type=click.Choice([cause.word for cause in Cause]), help="With --all: of this cause alone.")
+@click.option("--error", metavar="TEXT", help="With --all: whose last error says this.")
+@click.option("--within", type=LENGTH, help="With --all: that died within this time, as 2h.")
+@click.option("--limit", type=click.IntRange(1), help="At most so many.")
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="At most so many a second.")
+@click.option("--canary", type=click.IntRange(1), help="One first, then so many, the rest once those ended well.")
+@click.option("--wait", type=LENGTH, default="60s", show_default=True, help="How long a canary may take.")
 @store_option
 @json_option
 def replay(
     ids: tuple[str, ...],
     queue: str | None,
     every: bool,
+    cause: str | None,
+    error: str | None,
+    within: float | None,
     limit: int | None,
     rate: float | None,
+    canary: int | None,
+    wait: float,
     store: str | None,
     as_json: bool,
 ) -> int:
     """Have dead letters handled again: by ID, or all of a queue. They keep their ids; attempts begin anew.
 
+    They go the oldest first, so those of one ordering key keep their order. If it is stopped, the same command goes on
+    with what is still dead.
+
     \b
     Examples:
       ringpost dead replay 01a205a1-ee60-74a2-a575-523908deee40
-      ringpost dead replay --queue mail.welcome --all --limit 1
-      ringpost dead replay --queue mail.welcome --all --rate 50
+      ringpost dead replay --queue mail.welcome --all --canary 10 --rate 50
+      ringpost dead replay --all --cause handler_error --error "connection refused" --within 2h
     """
     _check_asked(ids, queue, every, "replay")
-    return asyncio.run(_order("replay", ids, queue, limit, rate, store, as_json=as_json))
+    if ids and (cause or error or within or canary):
+        raise UsageError("--cause, --error, --within and --canary choose among --all; ids are chosen already.")
+    plan = Plan(
+        queue=queue,
+        cause=cause,
+        error=error,
+        died_after_ms=None if within is None else wall_ms() - round(within * 1000),
+        limit=limit,
+        rate=rate,
+        canary=canary or 0,
+        canary_wait_s=wait,
+    )
+    return asyncio.run(_order("replay", ids, plan, store, as_json=as_json))
 
 
 @dead.command()
@@ -132,7 +158,7 @@ def drop(ids: tuple[str, ...], queue: str | None, every: bool, yes: bool, store:
     _check_asked(ids, queue, every, "drop")
     if every and not yes and not _confirmed(queue):
         return 1
-    return asyncio.run(_order("drop", ids, queue, None, None, store, as_json=as_json))
+    return asyncio.run(_order("drop", ids, Plan(queue=queue), store, as_json=as_json))
 
 
 def _check_asked(ids: Sequence[str], queue: str | None, every: bool, what: What) -> None:
@@ -151,16 +177,7 @@ def _confirmed(queue: str | None) -> bool:
     return click.confirm(f"Drop every dead letter{f' of {queue}' if queue else ''} for good?", err=True)
 
 
-async def _order(
-    what: What,
-    wanted: Sequence[str],
-    queue: str | None,
-    limit: int | None,
-    rate: float | None,
-    store_url: str | None,
-    *,
-    as_json: bool,
-) -> int:
+async def _order(what: What, wanted: Sequence[str], plan: Plan, store_url: str | None, *, as_json: bool) -> int:
     async with opened(settings_of(store_url)) as store:
         done: list[str] = []
         missed: list[str] = []
@@ -169,25 +186,51 @@ async def _order(
             records = [await _dead_one(store, id) for id in parsed]  # all are looked at before any is changed
             await _carry_out(store, what, records, done, missed)
         else:
-            if queue is not None:
-                await _refuse_unknown_queue(store, queue)
-            size = _BATCH if rate is None else max(1, min(_BATCH, int(rate)))
-            batch: list[Record] = []
-            async for record in _found(store, queue, limit, bodies=False):
-                batch.append(record)
-                if len(batch) == size:
-                    await _carry_out(store, what, batch, done, missed)
-                    batch = []
-                    if rate is not None:
-                        await asyncio.sleep(size / rate)
-            await _carry_out(store, what, batch, done, missed)
+            if plan.queue is not None:
+                await _refuse_unknown_queue(store, plan.queue)
+            await _follow(store, what, plan, done, missed)
     if as_json:
         print_json({_DONE[what]: done, "missed": missed})
     else:
         click.echo(f"{_DONE[what]} {len(done):,} dead letter{'' if len(done) == 1 else 's'}")
         for text in missed:
-            click.echo(f"ringpost: {text}", err=True)
+            click.echo(f"ringpost: {plain(text)}", err=True)
     return 1 if missed else 0
+
+
+async def _follow(store: Store, what: What, plan: Plan, done: list[str], missed: list[str]) -> None:
+    """Go through a plan step by step, and no further than to a canary that doesn't end well."""
+    step = 0
+    async for batch in steps(store, plan):
+        await _carry_out(store, what, batch, done, missed)
+        if plan.waits(step):
+            bad = await _not_well(store, batch, plan.canary_wait_s)
+            if bad:
+                missed.append(f"the rest was left as it is: {bad}.")
+                return
+        elif plan.rate is not None and len(batch) == plan.size(step):
+            await asyncio.sleep(len(batch) / plan.rate)
+        step += 1
+        if sys.stderr.isatty():
+            click.echo(f"\r{_DONE[what]} {len(done):,}", nl=False, err=True)
+    if step and sys.stderr.isatty():
+        click.echo(err=True)
+
+
+async def _not_well(store: Store, batch: Sequence[Record], wait_s: float) -> str:
+    """Wait for what was replayed; say which didn't end well, or not in time. Empty: all did."""
+    tickets = StoreTickets(store)
+    until_s = asyncio.get_running_loop().time() + wait_s
+    for record in batch:
+        id = ids.text(record.id)
+        answer = await tickets.answer(id, until_s)
+        (now,) = await store.read([record.id])
+        state = "gone" if now is None else now.state.name.lower()
+        if answer is None:
+            return f"{id} is still {state} after {wait_s:g} s; is its service running, is it tried again"
+        if state != "succeeded":
+            return f"{id} is {state}{' again' if state == 'dead' else ''}"
+    return ""
 
 
 async def _carry_out(store: Store, what: What, records: Sequence[Record], done: list[str], missed: list[str]) -> None:
@@ -210,19 +253,6 @@ def _why(changed: Changed) -> str:
     if changed.state is not None:
         return f"it is {changed.state.name.lower()} now"
     return "it is gone"
-
-
-async def _found(store: Store, queue: str | None, limit: int | None, *, bodies: bool) -> AsyncIterator[Record]:
-    """Give the dead letters page by page, those that were there when it began to ask for a page."""
-    after, given = 0, 0
-    while limit is None or given < limit:
-        size = _BATCH if limit is None else min(_BATCH, limit - given)
-        page = await store.find(Filter(queue=queue, states=(State.DEAD,), after=after, limit=size, bodies=bodies))
-        for record in page:
-            yield record
-        if len(page) < size:
-            return
-        after, given = page[-1].ref, given + len(page)
 
 
 def _parsed(text: str) -> bytes:

@@ -27,6 +27,7 @@ COMMANDS = {
     "breakers": ("ringpost.cli.breakers:breakers", "Show which calls are broken off; hold a breaker open or closed."),
     "contract": ("ringpost.cli.contracts:contract", "Export a contract; tell compatible changes from breaking ones."),
     "check": ("ringpost.cli.check:check", "Say which messages that wait or are dead new code can't read."),
+    "backup": ("ringpost.cli.backup:backup", "Copy the store while everything runs."),
     "doctor": ("ringpost.cli.doctor:doctor", "Check configuration, store and services, and say what to do."),
     "init": ("ringpost.cli.start:init", "Make a small project that runs."),
 }

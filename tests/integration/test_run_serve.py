@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 
 from ringpost import Client, Contract, Operation, Service, serve
 from ringpost.contract.errors import StoreError
+from ringpost.core.notes import INSTANCE
 from ringpost.http.ports import bind
+from ringpost.http.server import Server
 from ringpost.http.site import Site
 from ringpost.settings import Settings
 
@@ -81,6 +84,25 @@ async def test_a_store_that_cant_be_opened_leaves_nothing_behind(tmp_path: Path)
     with pytest.raises(StoreError):
         async with serve(service(), store=f"sqlite:///{tmp_path}/no/folder/x.db", http="127.0.0.1:0"):
             pytest.fail("it must not open")
+
+
+async def test_who_is_answered_by_the_door_finds_it_in_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    noted: list[int] = []
+    listen = Server.listen
+
+    async def looking(server: Server, listener: socket.socket) -> None:
+        assert site.store is not None
+        noted.append(len(await site.store.notes(INSTANCE)))
+        await listen(server, listener)
+
+    monkeypatch.setattr(Server, "listen", looking)
+    bound = bind(Settings(http="127.0.0.1:0", http_given=True))
+    assert bound is not None
+    site = Site([service()], Settings(store="memory:"))
+    await site.open(bound, work=True)
+    await site.close(0.0)
+    bound.close()
+    assert noted == [1]
 
 
 async def test_from_the_signal_on_no_message_is_claimed(tmp_path: Path) -> None:

@@ -61,9 +61,11 @@ class Site:
                 await self._forward()
             if bound is not None:
                 self._server = server = Server(self.door, self.settings, tls=tls, refuse=self.door.turn_away)
+                # Who finds the door now waits in its backlog; who is told by /readyz that this process is ready must be
+                # able to count on its being found.
+                await self.host.announce(self.settings.advertise or bound.url)
                 for listener in bound.sockets:
                     await server.listen(listener)
-                await self.host.announce(self.settings.advertise or bound.url)
             elif work:  # whoever looks at the queues must see that somebody takes from them
                 await self.host.announce("")
         except BaseException:

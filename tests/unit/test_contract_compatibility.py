@@ -224,6 +224,13 @@ PAIRS: list[tuple[Any, Any, list[str]]] = [
 ]
 
 
+def test_what_is_said_beside_a_choice_holds_for_each() -> None:
+    choice = {"anyOf": [{"type": "string"}, {"type": "null"}]}
+    assert unread(choice, {**choice, "maxLength": 3}) != []
+    assert unread({"type": "null"}, {**choice, "maxLength": 3}) == []
+    assert unread({**choice, "maxLength": 2}, {**choice, "maxLength": 3}) == []
+
+
 # --- whose side it is on
 
 

@@ -29,6 +29,12 @@ _STRUCTURE = frozenset({"type", "enum", "const", "properties", "required", "addi
 }
 _AT_LEAST = ("minimum", "minLength", "minItems", "minProperties")
 _AT_MOST = ("maximum", "maxLength", "maxItems", "maxProperties")
+_HOLDS_FOR: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("minLength", "maxLength", "pattern", "format", "contentEncoding"), ("string",)),
+    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), ("integer", "number")),
+    **dict.fromkeys(("minItems", "maxItems"), ("array",)),
+    **dict.fromkeys(("minProperties", "maxProperties"), ("object",)),
+}
 _TYPES: Mapping[type, str] = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
 
 
@@ -183,8 +189,9 @@ def _choices(schema: Schema, root: Schema) -> Iterable[Schema]:
     options = schema.get("anyOf", schema.get("oneOf"))
     kinds = schema.get("type")
     if options is not None:
-        for option in options:
-            yield from _choices(_resolved(option, root), root)
+        beside = {word: said for word, said in schema.items() if word not in _ANNOTATIONS | {"anyOf", "oneOf"}}
+        for option in options:  # what is said beside them holds for each
+            yield from _choices({**_resolved(option, root), **beside}, root)
     elif isinstance(kinds, list):
         for kind in cast("list[str]", kinds):
             yield {**schema, "type": kind}
@@ -213,6 +220,8 @@ def _beyond(out: Schema, into: Schema) -> list[str]:
     for word, limit in into.items():
         if word in _ANNOTATIONS or word in _STRUCTURE or (word == "format" and limit in _UNCHECKED_FORMATS):
             continue
+        if out.get("type") not in _HOLDS_FOR.get(word, (out.get("type"),)):
+            continue  # it says nothing of such values
         if word in ("exclusiveMinimum", "exclusiveMaximum", *_AT_LEAST, *_AT_MOST):
             if not _within(out, word, limit):
                 found.append(f"it isn't held to {word} {limit}, which is read alone")

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help env demo test check soak format bench docs lock package clean
+.PHONY: help env demo test check simulate soak format bench docs lock package clean
 help:            ## what there is to do
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -29,6 +29,9 @@ check: $(STAMP)  ## format, lint, types, imports: seconds
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 	$(BIN)/python tools/docs.py --check
+
+simulate: $(STAMP) ## a hundred thousand simulated towns (ARGS="--seed 1 --trace" for one)
+	$(BIN)/python tests/simulation/simulate.py $(ARGS)
 
 soak: $(STAMP)   ## the fault tests for long (ARGS="kill --times 100 --seed 1" for one)
 	$(BIN)/python tests/soak/run.py $(ARGS)

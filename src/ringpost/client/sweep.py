@@ -22,10 +22,16 @@ class Sweep:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._watched: set[Bounded] = set()
+        self._watched: dict[Bounded, None] = {}  # in the order in which they came: what is told first is no chance
         self.timer: asyncio.TimerHandle | None = None
-        self.watch = self._watched.add
-        self.forget = self._watched.discard
+
+    def watch(self, one: Bounded) -> None:
+        """Look at it from now on."""
+        self._watched[one] = None
+
+    def forget(self, one: Bounded) -> None:
+        """Look at it no more."""
+        self._watched.pop(one, None)
 
     def arm(self) -> None:
         """Make sure that the timer runs."""

@@ -309,7 +309,7 @@ class Server:
         self.loop = asyncio.get_running_loop()
         self.renderer = Renderer()
         self.retiring = False
-        self.connections: set[Connection] = set()
+        self.connections: dict[Connection, None] = {}  # in the order in which they came
         self._tls = tls
         self._listening: list[asyncio.AbstractServer] = []
         self._sweeping: asyncio.TimerHandle | None = None
@@ -357,12 +357,12 @@ class Server:
     def join(self, connection: Connection) -> None:
         if len(self.connections) >= self.settings.connections_max:
             self._make_room(connection)
-        self.connections.add(connection)
+        self.connections[connection] = None
         if self._sweeping is None:
             self._sweeping = self.loop.call_later(SWEEP_S, self._sweep)
 
     def leave(self, connection: Connection) -> None:
-        self.connections.discard(connection)
+        self.connections.pop(connection, None)
         if self._emptied is not None and not self.connections and not self._emptied.done():
             self._emptied.set_result(None)
 

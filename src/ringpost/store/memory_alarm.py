@@ -29,9 +29,10 @@ class Alarm:
 
     def __init__(self) -> None:
         self._lit: set[str] = set()
-        self._by_queue: defaultdict[str, set[_Waiter]] = defaultdict(set)
-        self._by_id: defaultdict[bytes, set[_Waiter]] = defaultdict(set)
-        self._all: set[_Waiter] = set()
+        # Each with its waiters in the order in which they came.
+        self._by_queue: defaultdict[str, dict[_Waiter, None]] = defaultdict(dict)
+        self._by_id: defaultdict[bytes, dict[_Waiter, None]] = defaultdict(dict)
+        self._all: dict[_Waiter, None] = {}
 
     def ring_queue(self, queue: str) -> None:
         self._lit.add(queue)
@@ -67,21 +68,21 @@ class Alarm:
         return Woken(queues=frozenset(waiter.queues), ids=frozenset(waiter.ids))
 
     def _enter(self, waiter: _Waiter, queues: frozenset[str], ids: frozenset[bytes]) -> None:
-        self._all.add(waiter)
+        self._all[waiter] = None
         for queue in queues:
-            self._by_queue[queue].add(waiter)
+            self._by_queue[queue][waiter] = None
         for id in ids:
-            self._by_id[id].add(waiter)
+            self._by_id[id][waiter] = None
 
     def _leave(self, waiter: _Waiter, queues: frozenset[str], ids: frozenset[bytes]) -> None:
-        self._all.discard(waiter)
+        self._all.pop(waiter, None)
         _strike(self._by_queue, waiter, queues)
         _strike(self._by_id, waiter, ids)
 
 
-def _strike(places: dict[Key, set[_Waiter]], waiter: _Waiter, keys: frozenset[Key]) -> None:
+def _strike(places: dict[Key, dict[_Waiter, None]], waiter: _Waiter, keys: frozenset[Key]) -> None:
     """Take a waiter from its places, and empty places away: nothing here may grow with what once was."""
     for key in keys:
-        places[key].discard(waiter)
+        places[key].pop(waiter, None)
         if not places[key]:
             del places[key]

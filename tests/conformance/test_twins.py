@@ -569,6 +569,13 @@ class CancelsNothingAway(MemoryStore):
         return done
 
 
+class ForgetsWhatTheSuspendedMiss(MemoryStore):
+    """Leaves a suspended subscription out and doesn't write down that it did."""
+
+    def _count_gaps(self, event: str, now_ms: int) -> None:
+        pass
+
+
 TWINS: Sequence[type[MemoryStore]] = [
     one
     for one in list(vars().values())

@@ -127,4 +127,4 @@ def _seen(row: Row) -> str:
 
 
 def _gap(row: Row) -> str:
-    return f"missed {row.missed:,} since {row.missed_since}" if row.missed else ""
+    return f"missed {row.missed:,} since {row.missed_since}: lost" if row.missed else ""

@@ -338,7 +338,7 @@ class _Started:
     ) -> None:
         """Write the notes and begin to work."""
         handlers = self._assembly.handlers
-        self.register = Register(store, handlers, self._assembly.failure_queues())
+        self.register = Register(store, handlers, self._assembly.failure_queues(), clock_ms)
         await self.register.write()
         await self.register.describe_events(
             (event, service.name)

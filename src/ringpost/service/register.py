@@ -5,7 +5,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 from msgspec import Struct
@@ -14,6 +14,7 @@ from ringpost.contract.errors import RingpostError
 from ringpost.contract.operation import Event, Operation
 from ringpost.contract.problem import Problem, problem_type
 from ringpost.core import notes
+from ringpost.service.attendance import Attendance
 from ringpost.service.handler import Handler
 from ringpost.service.schedule import wall_ms
 from ringpost.store.hostclock import boot_id
@@ -35,11 +36,18 @@ class Door(Struct, frozen=True):
 class Register:
     """Keeps the notes of one process."""
 
-    def __init__(self, store: Store, handlers: Mapping[str, Handler], failure_queues: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        handlers: Mapping[str, Handler],
+        failure_queues: Mapping[str, str],
+        clock_ms: Callable[[], int] = wall_ms,
+    ) -> None:
         """`failure_queues`: by queue, who hears of its dead messages."""
         self._store = store
         self._handlers = handlers
         self._failure_queues = failure_queues
+        self._attendance = Attendance(store, handlers.values(), clock_ms)
         self._tasks: set[asyncio.Task[None]] = set()
         self._door: Door | None = None
         self._announcing: asyncio.Task[None] | None = None
@@ -48,7 +56,7 @@ class Register:
     async def write(self) -> None:
         """Write what must be there before the first message comes: whose the queues are, who listens to what."""
         await self._write_queues()
-        await self._see_subscriptions()
+        await self._attendance.say_seen()
         await self._describe()
         self._spawn(self._keep_seen())
 
@@ -93,24 +101,6 @@ class Register:
             value = notes.encode(notes.Queue(handler.service, self._failure_queues.get(queue, ""), handler.halt))
             await self._write_changed(known, notes.queue(queue), value)
 
-    async def _see_subscriptions(self) -> None:
-        now_ms = wall_ms()
-        for queue, handler in self._handlers.items():
-            if handler.work != "event":
-                continue
-            name = notes.subscription(handler.name, queue)
-            known = {note.name: note for note in await self._store.notes(name)}.get(name)
-            if known is None:
-                seen = notes.Subscription(handler.service, now_ms, now_ms)
-                await self._store.note_put(Note(name, notes.encode(seen)), expect=0)
-                continue
-            old = notes.decode_subscription(known.value)
-            # What an operator wrote meanwhile must not be overwritten: the version tells.
-            seen = notes.Subscription(
-                handler.service, old.created_ms, now_ms, old.suspended, old.gap_from_ms, old.gap_count
-            )
-            await self._store.note_put(Note(name, notes.encode(seen)), expect=known.version)
-
     async def _describe(self) -> None:
         known = {note.name: note.value for note in await self._store.notes(notes.OPERATION)}
         for handler in self._handlers.values():
@@ -133,7 +123,8 @@ class Register:
         while True:
             await asyncio.sleep(_SEEN_S)
             with contextlib.suppress(RingpostError):
-                await self._see_subscriptions()
+                await self._attendance.say_seen()
+                await self._attendance.look()
 
     async def _keep_announced(self, door: Door, lease_s: float) -> None:
         while True:

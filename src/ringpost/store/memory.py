@@ -153,6 +153,7 @@ class MemoryStore:
             return Put(message.id, receivers=len(deliveries), refused=refused)
         for delivery in fresh:
             self._put(delivery, now_ms, limited=False)
+        self._count_gaps(message.event, now_ms)
         return Put(message.id, duplicate=bool(deliveries) and not fresh, receivers=len(deliveries))
 
     def _subscribers(self, event: str, now_ms: int) -> list[str]:
@@ -162,6 +163,15 @@ class MemoryStore:
             for name, note in self._notes.items()
             if name.startswith(prefix) and note.alive(now_ms) and not notes.decode_subscription(note.value).suspended
         )
+
+    def _count_gaps(self, event: str, now_ms: int) -> None:
+        """Write down what suspended subscriptions missed."""
+        prefix = notes.subscription(event, "")
+        for name, note in self._notes.items():
+            if name.startswith(prefix) and (before := notes.decode_subscription(note.value)).suspended:
+                since_ms = before.gap_from_ms or now_ms
+                after = structs.replace(before, gap_from_ms=since_ms, gap_count=before.gap_count + 1)
+                note.value, note.version = notes.encode(after), note.version + 1
 
     def _full(self, message: Message) -> bool:
         if message.kind is Kind.CALL:

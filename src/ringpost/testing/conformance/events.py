@@ -103,6 +103,8 @@ async def a_suspended_subscription_gets_nothing(subject: Subject) -> None:
     await subject.store.note_put(Note(name, notes.encode(notes.Subscription(suspended=True))))
     same("it is no receiver", (await subject.put(published()))[0].receivers, 1)
     same("and gets no delivery", await subject.bodies(THANK), [])
+    (note,) = await subject.store.notes(name)
+    same("what it missed is counted", notes.decode_subscription(note.value).gap_count, 1)
 
 
 @CHAPTER.case()

@@ -1,6 +1,7 @@
 """A backup is one instant of a store that others go on writing to."""
 
 import asyncio
+import os
 import stat
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from ringpost.core.message import Message
 from ringpost.settings import Settings
 from ringpost.store import sqlite_backup
 from ringpost.store.sqlite import SqliteStore
-from ringpost.store.sqlite_backup import back_up
+from ringpost.store.sqlite_backup import back_up, restore
 
 BODY = b'"' + b"x" * 2000 + b'"'
 
@@ -98,7 +99,7 @@ async def test_a_damaged_copy_gets_no_name(tmp_path: Path, monkeypatch: pytest.M
     db.close()
     file[(root - 1) * 4096 : (root - 1) * 4096 + 200] = bytes(200)
     (tmp_path / "damaged.db").write_bytes(file)
-    with pytest.raises(StoreError, match=r"isn't sound|can't be backed up"):
+    with pytest.raises(StoreError, match=r"isn't sound|can't be made"):
         back_up(tmp_path / "damaged.db", tmp_path / "copy.db", lambda *_: None)
     assert copies(tmp_path) == []
     monkeypatch.setattr(sqlite_backup, "_check", lambda *_: None)
@@ -133,3 +134,81 @@ async def test_the_command_says_what_it_made_or_what_to_use(tmp_path: Path) -> N
         refused = await asyncio.to_thread(CliRunner().invoke, ringpost, ["backup", "x", "--store", other])
         assert refused.exit_code == 2
         assert said in refused.stderr
+
+
+# --- restore
+
+
+def quiet(*_: int) -> None:
+    return
+
+
+def test_restore_makes_the_store_in_the_past_and_what_was_given_out_since_loses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last_fence, new_fence, numbers = asyncio.run(past_and_present(tmp_path))
+    assert new_fence > last_fence, "a fence of the past can't win"
+    assert numbers == sorted(set(numbers)), "no number is given out again"
+
+    monkeypatch.setattr(sqlite_backup, "_begin_anew", lambda *_: None)  # the twin: the file as it was
+    (tmp_path / "twin").mkdir()
+    with pytest.raises(StoreError, match="committed and are gone"):
+        asyncio.run(past_and_present(tmp_path / "twin"))
+
+
+def leases(path: Path) -> list[int]:
+    """Give the leases of what runs, as the file has them."""
+    db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    try:
+        return [lease for (lease,) in db.execute("SELECT lease_ms FROM ringpost_message WHERE state = 5")]
+    finally:
+        db.close()
+
+
+async def past_and_present(folder: Path) -> tuple[int, int, list[int]]:
+    """Back up, go on, and restore: gives the last fence of before, the first of after, and refs of before and after."""
+    path = folder / "shop.db"
+    store = await filled(path, 2)
+    before = (await store.claim({"shop.order": 1}, 1, 300.0)).deliveries
+    await asyncio.to_thread(back_up, path, folder / "copy.db", quiet)
+    await store.put(messages(1))
+    since = (await store.claim({"shop.order": 5}, 1, 300.0)).deliveries
+    assert len(since) == 2
+    await store.close()
+    with pytest.raises(StoreError, match="never overwritten"):
+        restore(folder / "copy.db", path, "ada", quiet)
+    for name in os.listdir(folder):
+        if name in ("shop.db", "shop.db-wal", "shop.db-shm"):
+            os.unlink(folder / name)
+    restore(folder / "copy.db", path, "ada", quiet)
+
+    store = SqliteStore(path, Settings())
+    await store.open()
+    try:
+        (put,) = await store.put(messages(1))
+        (new,) = await store.read([put.id])
+        assert new is not None
+        assert leases(path) == [2] * len(before), "the lease of before is void"
+        again = (await store.claim({"shop.order": 5}, 2, 30.0)).deliveries
+        return since[0].fence, again[0].fence, [max(one.ref for one in since), new.ref]
+    finally:
+        await store.close()
+
+
+def test_a_log_that_was_left_is_refused(tmp_path: Path) -> None:
+    async def make() -> None:
+        store = await filled(tmp_path / "shop.db", 1)
+        await store.close()
+
+    asyncio.run(make())
+    back_up(tmp_path / "shop.db", tmp_path / "copy.db", quiet)
+    (tmp_path / "other.db-wal").write_bytes(b"old")
+    with pytest.raises(StoreError, match=r"other\.db-wal is there"):
+        restore(tmp_path / "copy.db", tmp_path / "other.db", "ada", quiet)
+    with pytest.raises(StoreError, match="no backup at"):
+        restore(tmp_path / "none.db", tmp_path / "new.db", "ada", quiet)
+    made = CliRunner().invoke(
+        ringpost, ["restore", str(tmp_path / "copy.db"), "--store", f"sqlite:///{tmp_path}/new.db"]
+    )
+    assert made.exit_code == 0, made.output
+    assert counted(tmp_path / "new.db") == (1, 1)

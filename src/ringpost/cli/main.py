@@ -28,6 +28,7 @@ COMMANDS = {
     "contract": ("ringpost.cli.contracts:contract", "Export a contract; tell compatible changes from breaking ones."),
     "check": ("ringpost.cli.check:check", "Say which messages that wait or are dead new code can't read."),
     "backup": ("ringpost.cli.backup:backup", "Copy the store while everything runs."),
+    "restore": ("ringpost.cli.backup:restore", "Make the store of a backup again."),
     "doctor": ("ringpost.cli.doctor:doctor", "Check configuration, store and services, and say what to do."),
     "init": ("ringpost.cli.start:init", "Make a small project that runs."),
 }

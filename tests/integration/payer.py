@@ -30,9 +30,9 @@ books = Service(Books, resources=[tables])
 @books.implements(Books.write)
 async def write(number: int, tx: Transaction) -> None:
     if number % 10:
-        tx.defer("INSERT INTO entry VALUES (?, 'defer')", (number,))
+        tx.defer("INSERT INTO entry VALUES (:number, 'defer')", {"number": number})
     else:
-        await tx.execute("INSERT INTO entry VALUES (?, 'execute')", (number,))
+        await tx.execute("INSERT INTO entry VALUES (:number, 'execute')", {"number": number})
 
 
 @books.implements(Books.slow)
@@ -40,7 +40,7 @@ async def slow(number: int, tx: Transaction) -> None:
     print(f"began {number}", flush=True)
     if len(sys.argv) > 3:
         await asyncio.sleep(float(sys.argv[3]))
-    await tx.execute("INSERT INTO entry VALUES (?, 'slow')", (number,))
+    await tx.execute("INSERT INTO entry VALUES (:number, 'slow')", {"number": number})
     print(f"wrote {number}", flush=True)
 
 

@@ -15,6 +15,7 @@ from ringpost.store.port import (
     Changed,
     Claimed,
     Conclude,
+    Drop,
     Filter,
     Note,
     Order,
@@ -349,6 +350,23 @@ class ReplaysAnyGeneration(MemoryStore):
 
     def _replay(self, row: Row, order: Replay, now_ms: int) -> Changed:
         return super()._replay(row, structs.replace(order, generation=row.generation), now_ms)
+
+
+class NotesWhatIsRefused(MemoryStore):
+    """Says of a replay that came too late that it was done."""
+
+    def _obey(self, order: Order, now_ms: int) -> Changed:
+        done = super()._obey(order, now_ms)
+        if isinstance(order, Replay) and done.result != "done":
+            self._note_done(order, "replay", "", now_ms)
+        return done
+
+
+class ForgetsWhoDidIt(MemoryStore):
+    """Notes what was done, not by whom."""
+
+    def _note_done(self, order: Replay | Drop, what: str, detail: str, now_ms: int) -> None:
+        super()._note_done(structs.replace(order, who=""), what, detail, now_ms)
 
 
 class ReplaysWithoutGeneration(MemoryStore):

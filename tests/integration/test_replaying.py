@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from ringpost.cli import dead
 from ringpost.cli.main import ringpost
+from ringpost.cli.stores import operator
 from ringpost.client.posting import new_id
 from ringpost.core.message import Cause, Delivery, Failure, Message, Settlement, State
 from ringpost.settings import Settings
@@ -156,3 +157,14 @@ def test_only_those_that_are_meant_are_replayed(path: Path) -> None:
     refused = ran("dead", "replay", "some-id", "--canary", "1")
     assert refused.exit_code == 2
     assert "ids are chosen already" in refused.stderr
+
+
+def test_a_letter_tells_who_replayed_it_and_by_which_plan(path: Path) -> None:
+    killed(path, ["x"])
+    with worked(path, lambda _: State.DEAD):
+        ran("dead", "replay", "--queue", QUEUE, "--all", "--canary", "3", "--error", "x")
+    (found,) = json.loads(ran("dead", "list", "--json").stdout)
+    (done,) = json.loads(ran("dead", "show", found["id"], "--json").stdout)["history"]
+    assert (done["what"], done["who"]) == ("replay", operator())
+    assert done["detail"] == f"generation 2: all, queue {QUEUE}, error x, canary 3"
+    assert f"replay by {operator()}: generation 2: all" in ran("dead", "show", found["id"]).stdout

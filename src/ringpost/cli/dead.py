@@ -184,7 +184,7 @@ async def _order(what: What, wanted: Sequence[str], plan: Plan, store_url: str |
         if wanted:
             parsed = [_parsed(id) for id in wanted]
             records = [await _dead_one(store, id) for id in parsed]  # all are looked at before any is changed
-            await _carry_out(store, what, records, done, missed)
+            await _carry_out(store, what, records, "by id", done, missed)
         else:
             if plan.queue is not None:
                 await _refuse_unknown_queue(store, plan.queue)
@@ -202,7 +202,7 @@ async def _follow(store: Store, what: What, plan: Plan, done: list[str], missed:
     """Go through a plan step by step, and no further than to a canary that doesn't end well."""
     step = 0
     async for batch in steps(store, plan):
-        await _carry_out(store, what, batch, done, missed)
+        await _carry_out(store, what, batch, plan.words(), done, missed)
         if plan.waits(step):
             bad = await _not_well(store, batch, plan.canary_wait_s)
             if bad:
@@ -233,12 +233,15 @@ async def _not_well(store: Store, batch: Sequence[Record], wait_s: float) -> str
     return ""
 
 
-async def _carry_out(store: Store, what: What, records: Sequence[Record], done: list[str], missed: list[str]) -> None:
+async def _carry_out(
+    store: Store, what: What, records: Sequence[Record], why: str, done: list[str], missed: list[str]
+) -> None:
     if not records:
         return
     who = operator()
     orders = [
-        Replay(record.id, record.generation, who) if what == "replay" else Drop(record.id, who) for record in records
+        Replay(record.id, record.generation, who, why) if what == "replay" else Drop(record.id, who)
+        for record in records
     ]
     for record, changed in zip(records, await store.change(orders), strict=True):
         if changed.result == "done":

@@ -16,6 +16,15 @@ MASK = "***"
 _EACH = "*"
 
 
+class Done(Struct, frozen=True):
+    """What was done with it before, when and by whom."""
+
+    at: str | None
+    who: str
+    what: str
+    detail: str
+
+
 class Letter(Struct, kw_only=True):
     """A dead letter. `replays`: how often it was opened again before."""
 
@@ -38,6 +47,7 @@ class Letter(Struct, kw_only=True):
     headers: dict[str, str]
     body: Any
     errors: list[Failure]
+    history: list[Done]
 
 
 async def letter_of(store: Store, record: Record) -> Letter:
@@ -71,6 +81,7 @@ async def letter_of(store: Store, record: Record) -> Letter:
         headers=envelope.headers,
         body=body,
         errors=record.failures,
+        history=[Done(instant(one.at_ms), one.who, one.what, one.detail) for one in await store.audit(record.id)],
     )
 
 
@@ -111,6 +122,10 @@ def told(letter: Letter) -> str:
     parts = ["\n".join(f"{name:13}{value}" for name, value in facts if value)]
     body = msgspec.json.format(msgspec.json.encode(letter.body), indent=2).decode()
     parts.append(f"request\n{_indented(body)}")
+    if letter.history:
+        parts.append(
+            "history\n" + "\n".join(f"  {one.at} {one.what} by {one.who}: {one.detail}" for one in letter.history)
+        )
     parts += [_error(failure) for failure in letter.errors]
     replay = f"ringpost dead replay {letter.id}"
     parts.append(f"Handle it again: {replay}\nRemove it:       {replay.replace('replay', 'drop')}")

@@ -5,6 +5,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from ringpost.cli.output import instant
 from ringpost.core.message import Record, State
 from ringpost.store.port import Filter, Store
 
@@ -36,6 +37,19 @@ class Plan(Struct, frozen=True, kw_only=True):
             return True
         last = record.failures[-1] if record.failures else None
         return last is not None and self.error.lower() in f"{last.type}: {last.message}".lower()
+
+    def words(self) -> str:
+        """Say what was asked for, for the audit."""
+        said = {
+            "queue": self.queue,
+            "cause": self.cause,
+            "error": self.error,
+            "died after": instant(self.died_after_ms),
+            "limit": self.limit,
+            "rate": self.rate,
+            "canary": self.canary or None,
+        }
+        return ", ".join(["all", *(f"{name} {value}" for name, value in said.items() if value is not None)])
 
     def size(self, step: int) -> int:
         """Say how many the step takes, counted from 0; those of a canary are waited for."""

@@ -6,6 +6,7 @@ It is the port's plainest reading: one lock, one row object a delivery, and the 
 import secrets
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -29,6 +30,8 @@ from ringpost.settings import Settings
 from ringpost.store.memory_alarm import Alarm
 from ringpost.store.memory_rows import Row, Rows
 from ringpost.store.port import (
+    AUDITED_MAX,
+    Audited,
     Cancel,
     Changed,
     Claimed,
@@ -47,6 +50,7 @@ from ringpost.store.port import (
     SqlTransaction,
     Tended,
     Woken,
+    replay_detail,
 )
 
 FIRST_FENCE = 1 << 24
@@ -62,6 +66,7 @@ _HAPPENINGS = {
     State.CANCELLED: Happening.STOPPED,
     State.FORWARDED: Happening.HAND_OVER,
 }
+_AUDITS_MAX = 10_000
 
 
 def wall_ms() -> int:
@@ -81,6 +86,7 @@ class MemoryStore:
         self._lock = threading.Lock()
         self._rows = Rows()
         self._notes: dict[str, _KeptNote] = {}
+        self._audits: deque[tuple[bytes, Audited]] = deque(maxlen=_AUDITS_MAX)
         self._fence = FIRST_FENCE
         self._alarm = Alarm()
         self._closed = False
@@ -334,6 +340,7 @@ class MemoryStore:
             return Changed("too_late", row.state)
         if isinstance(order, Drop):
             self._remove(row)
+            self._note_done(order, "drop", "", now_ms)
             return Changed("done", State.DEAD)
         return self._replay(row, order, now_ms)
 
@@ -366,7 +373,11 @@ class MemoryStore:
         row.cancel_asked, row.cause, row.answer = False, Cause.NONE, None
         row.due_ms = now_ms
         self._settle_in(row, now_ms, Happening.REPLAY)
+        self._note_done(order, "replay", replay_detail(order), now_ms)
         return Changed("done", row.state)
+
+    def _note_done(self, order: Replay | Drop, what: str, detail: str, now_ms: int) -> None:
+        self._audits.append((order.id, Audited(now_ms, order.who, what, detail)))
 
     def _report(self, order: Report, now_ms: int) -> Changed:
         row = self._rows.get(order.delivery.ref)
@@ -397,6 +408,10 @@ class MemoryStore:
         with self._turn():
             rows = (row for row in self._rows if row.fits(filter))
             return [row.record(filter.bodies) for row in islice(rows, filter.limit)]
+
+    async def audit(self, id: bytes) -> list[Audited]:
+        with self._turn():
+            return [audited for about, audited in self._audits if about == id][-AUDITED_MAX:]
 
     async def depths(self) -> list[Depth]:
         with self._turn():

@@ -86,11 +86,12 @@ class Cancel(Struct, frozen=True):
 
 
 class Replay(Struct, frozen=True):
-    """Open the next generation of a dead message."""
+    """Open the next generation of a dead message, audited. `why`: by which plan, in words."""
 
     id: bytes
     generation: int
     who: str = ""
+    why: str = ""
 
 
 class Drop(Struct, frozen=True):
@@ -134,6 +135,26 @@ class Changed(Struct, gc=False):
 
     result: Literal["done", "requested", "too_late", "unknown", "conflict"]
     state: State | None = None
+
+
+AUDITED_MAX = 100
+
+
+class Audited(Struct, frozen=True):
+    """What was done with a message by somebody who is no handler: `replay`, `drop`; by the store's upkeep, `purge`.
+
+    `detail`: of a replay the generation that it opened, and why: `generation 2: by id`.
+    """
+
+    at_ms: int
+    who: str
+    what: str
+    detail: str
+
+
+def replay_detail(order: Replay) -> str:
+    """Say which generation a replay opened, and why."""
+    return f"generation {order.generation + 1}{f': {order.why}' if order.why else ''}"
 
 
 class Filter(Struct, frozen=True):
@@ -245,7 +266,7 @@ class SqlTransaction(Protocol):
 
 
 class Store(Protocol):
-    """Ten things that every store does. Methods may be called concurrently from one event loop; `renew` is blocking
+    """What every store does. Methods may be called concurrently from one event loop; `renew` is blocking
     and is called from a thread of its own, so that a lease survives a blocked loop."""
 
     facts: Facts
@@ -285,6 +306,10 @@ class Store(Protocol):
     async def change(self, orders: Sequence[Order]) -> list[Changed]: ...
     async def read(self, ids: Sequence[bytes], *, bodies: bool = False) -> list[Record | None]: ...
     async def find(self, filter: Filter, /) -> list[Record]: ...
+    async def audit(self, id: bytes) -> list[Audited]:
+        """Give what was done with a message, the oldest first, of the latest 100; also once it is gone."""
+        ...
+
     async def depths(self) -> list[Depth]: ...
     async def tend(self, limit: int = 1000) -> Tended: ...
 

@@ -18,6 +18,7 @@ from ringpost.core.message import Cause, Delivery, Message, Record, Settlement, 
 from ringpost.settings import Settings
 from ringpost.store import postgres_alarm, postgres_change, postgres_end, postgres_read, postgres_schema, postgres_tend
 from ringpost.store.port import (
+    Audited,
     Capability,
     Changed,
     Claimed,
@@ -160,6 +161,10 @@ class PostgresStore:
     async def find(self, filter: Filter, /) -> list[Record]:
         """Give a page of rows, by ascending `ref`."""
         return await self._read(lambda db: postgres_read.find(db, filter))
+
+    async def audit(self, id: bytes) -> list[Audited]:
+        """Give what was done with a message, the oldest first."""
+        return await self._read(lambda db: postgres_read.audit(db, id))
 
     async def depths(self) -> list[Depth]:
         """Give the queues that ever had a message, by name."""

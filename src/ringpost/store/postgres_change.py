@@ -3,7 +3,7 @@
 from ringpost.core.message import Cause, State
 from ringpost.store import postgres_end, postgres_settle
 from ringpost.store import postgres_line as line
-from ringpost.store.port import Cancel, Changed, Conclude, Drop, Order, Replay, Report
+from ringpost.store.port import Cancel, Changed, Conclude, Drop, Order, Replay, Report, replay_detail
 from ringpost.store.postgres_db import Row
 from ringpost.store.postgres_turn import Turn
 
@@ -83,7 +83,7 @@ async def _replay(turn: Turn, order: Replay, row: Row) -> Changed:
     elif key is not None and await line.join(turn, [seq], [key]):
         state = State((await turn.db.fetch("SELECT state FROM ringpost.message WHERE seq = $1", seq))[0][0])
     turn.touched.add(order.id)
-    await turn.db.fetch(_AUDIT, order.who, "replay", order.id, f"generation {order.generation + 1}")
+    await turn.db.fetch(_AUDIT, order.who, "replay", order.id, replay_detail(order))
     return Changed("done", state)
 
 

@@ -7,7 +7,7 @@ import msgspec
 from ringpost.core import lease
 from ringpost.core import notes as notes_of
 from ringpost.core.message import Answer, Cause, Failure, Kind, Priority, Progress, Record, State
-from ringpost.store.port import Depth, Filter, Note
+from ringpost.store.port import AUDITED_MAX, Audited, Depth, Filter, Note
 from ringpost.store.postgres_db import Db, Row
 from ringpost.store.postgres_turn import Turn
 
@@ -31,6 +31,10 @@ _TOTALS = (
     "SELECT q.no, q.name, (q.puts + coalesce(t.puts, 0))::bigint, (q.ends + coalesce(t.ends, 0))::bigint"
     " FROM ringpost.queue q LEFT JOIN (SELECT queue, sum(puts) AS puts, sum(ends) AS ends FROM ringpost.tally"
     " GROUP BY queue) t ON t.queue = q.no"
+)
+_AUDIT = (  # no index: it is asked for one message at a time, by people; what is of one instant is in its place
+    "SELECT at_ms, coalesce(who, ''), what, coalesce(detail, '') FROM ringpost.audit WHERE id = $1"
+    " ORDER BY at_ms DESC, ctid DESC LIMIT $2"
 )
 _STATES = " UNION ALL ".join(  # each by the index of its state
     f"SELECT queue, {state}, count(*) FROM ringpost.message WHERE state = {state} AND kind = 2 GROUP BY queue"
@@ -98,6 +102,11 @@ async def find(db: Db, filter: Filter) -> list[Record]:
     values.append(filter.limit)
     sql = f"{_WHOLE if filter.bodies else _LIGHT} WHERE {' AND '.join(where)} ORDER BY m.seq LIMIT ${len(values)}"
     return [_record(row, filter.bodies) for row in await db.fetch(sql, *values)]
+
+
+async def audit(db: Db, id: bytes) -> list[Audited]:
+    """Give what was done with a message, the oldest first."""
+    return [Audited(*row) for row in reversed(await db.fetch(_AUDIT, id, AUDITED_MAX))]
 
 
 async def depths(db: Db) -> list[Depth]:

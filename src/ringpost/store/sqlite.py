@@ -20,6 +20,7 @@ from ringpost.settings import Settings
 from ringpost.store import sqlite_change, sqlite_end, sqlite_notes, sqlite_read, sqlite_tend
 from ringpost.store.hostclock import HostClock
 from ringpost.store.port import (
+    Audited,
     Capability,
     Changed,
     Claimed,
@@ -203,6 +204,11 @@ class SqliteStore:
         """Give a page of rows, by ascending `ref`."""
         records: list[Record] = await self._ask(Ask(act=lambda turn: sqlite_read.find(turn, filter), reads=True))
         return records
+
+    async def audit(self, id: bytes) -> list[Audited]:
+        """Give what was done with a message, the oldest first."""
+        audited: list[Audited] = await self._ask(Ask(act=lambda turn: sqlite_read.audit(turn, id), reads=True))
+        return audited
 
     async def depths(self) -> list[Depth]:
         """Give the queues that ever had a message, by name."""

@@ -5,7 +5,7 @@ from typing import Any
 from ringpost.core.message import Cause, State
 from ringpost.store import sqlite_end, sqlite_settle
 from ringpost.store import sqlite_line as line
-from ringpost.store.port import Cancel, Changed, Conclude, Drop, Order, Replay, Report
+from ringpost.store.port import Cancel, Changed, Conclude, Drop, Order, Replay, Report, replay_detail
 from ringpost.store.sqlite_db import first
 from ringpost.store.sqlite_rows import BASE, NO_ANSWER
 from ringpost.store.sqlite_turn import Turn
@@ -119,5 +119,5 @@ def _report(turn: Turn, order: Report) -> Changed:
 
 
 def _audit(turn: Turn, order: Replay | Drop, what: str) -> None:
-    detail = f"generation {order.generation + 1}" if isinstance(order, Replay) else ""
+    detail = replay_detail(order) if isinstance(order, Replay) else ""
     turn.db.execute(_AUDIT, (turn.now_ms, order.who, what, order.id, detail))

@@ -5,7 +5,7 @@ from typing import Any
 
 from ringpost.core import lease
 from ringpost.core.message import Answer, Cause, Kind, Priority, Progress, Record, State
-from ringpost.store.port import Depth, Filter
+from ringpost.store.port import AUDITED_MAX, Audited, Depth, Filter
 from ringpost.store.sqlite_db import first
 from ringpost.store.sqlite_end import failures_of
 from ringpost.store.sqlite_rows import BASE, NO_ANSWER, blobs, decode_numbers, seqs
@@ -23,6 +23,10 @@ _BY_ID = (
 )
 _OUTCOME = "SELECT content_type, retry_after_s, processed, body FROM ringpost_outcome WHERE seq = ?"
 _PROGRESS = "SELECT share, note, at_ms FROM ringpost_progress WHERE seq = ?"
+_AUDIT = (  # no index: it is asked for one message at a time, by people
+    "SELECT at_ms, coalesce(who, ''), what, coalesce(detail, '') FROM (SELECT rowid AS place, * FROM ringpost_audit"
+    " WHERE id = ? ORDER BY rowid DESC LIMIT ?) ORDER BY place"
+)
 _QUEUES = "SELECT no, name, ready, waiting, scheduled, dead, puts, ends FROM ringpost_queue ORDER BY name"
 _RUNNING = "SELECT queue, count(*) FROM ringpost_message WHERE state = 5 AND kind = 2 GROUP BY queue"
 _OLDEST = (
@@ -79,6 +83,11 @@ def find(turn: Turn, filter: Filter) -> list[Record]:
         (*bindings, filter.limit),
     ).fetchall()
     return [_record(turn, row, filter.bodies) for row in rows]
+
+
+def audit(turn: Turn, id: bytes) -> list[Audited]:
+    """Give what was done with a message, the oldest first."""
+    return [Audited(*row) for row in turn.db.execute(_AUDIT, (id, AUDITED_MAX)).fetchall()]
 
 
 def depths(turn: Turn) -> list[Depth]:

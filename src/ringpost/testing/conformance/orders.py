@@ -180,6 +180,26 @@ async def a_dropped_message_is_gone(subject: Subject) -> None:
     same("it can't be dropped twice", (await subject.order(Drop(first.id))).result, "unknown")
 
 
+@CHAPTER.case()
+async def who_replayed_and_dropped_is_known(subject: Subject) -> None:
+    first, second = await dead(subject, b"1"), await dead(subject, b"2")
+    same("nothing was done yet", await subject.store.audit(first.id), [])
+    await subject.order(Replay(first.id, 1, "ada", "one first"))
+    await subject.order(Replay(first.id, 1, "eve"))  # too late: nothing was done
+    await subject.finish(await subject.claim_one(), State.DEAD, Cause.REJECTED)
+    await subject.order(Replay(first.id, 2, "bob"))
+    await subject.finish(await subject.claim_one(), State.DEAD, Cause.REJECTED)
+    await subject.order(Drop(first.id, "kim"))
+    done = await subject.store.audit(first.id)
+    same(
+        "in its order, also of what is gone",
+        [(one.who, one.what, one.detail) for one in done],
+        [("ada", "replay", "generation 2: one first"), ("bob", "replay", "generation 3"), ("kim", "drop", "")],
+    )
+    holds("with its time", all(one.at_ms > 0 for one in done))
+    same("and only of that message", await subject.store.audit(second.id), [])
+
+
 # --- progress
 
 

@@ -10,7 +10,8 @@ from real_postgres import RealPostgres
 from ringpost.contract.errors import StoreError, TransactionHeldTooLong
 from ringpost.core.message import Message
 from ringpost.settings import Settings
-from ringpost.store import postgres_alarm, store_for
+from ringpost.store import postgres_alarm, postgres_schema, store_for
+from ringpost.store.migration import Step
 from ringpost.store.postgres import PostgresStore
 from ringpost.testing.conformance.suite import message
 
@@ -71,8 +72,43 @@ async def test_a_schema_of_newer_code_is_refused(postgres: RealPostgres) -> None
     store = PostgresStore(postgres.url(database))
     await store.open(create=True)
     await store.close()
-    postgres.execute(database, "UPDATE ringpost.meta SET value = '99' WHERE key = 'schema'")
+    postgres.execute(database, "UPDATE ringpost.meta SET value = '99' WHERE key IN ('schema', 'needs')")
     assert "newer Ringpost" in await refusal(PostgresStore(postgres.url(database)))
+
+
+async def test_old_code_goes_on_after_an_expansion_and_is_told_after_a_contraction(
+    postgres: RealPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = postgres.url(postgres.new_database())
+    await put_one(url, b"1", create=True)
+    released = postgres_schema.STEPS
+    expand = Step(
+        "ALTER TABLE ringpost.note ADD COLUMN later int NOT NULL DEFAULT 7; CREATE TABLE ringpost.later (x int)"
+    )
+    broken = Step(f"{expand.sql}; SELECT no_such_function()")
+    monkeypatch.setattr(postgres_schema, "STEPS", (*released, broken))
+    with pytest.raises(Exception, match="no_such_function"):
+        await PostgresStore(url).open()
+    monkeypatch.setattr(postgres_schema, "STEPS", (*released, expand))  # it finds nothing half-made
+    await put_one(url, b"2")
+    monkeypatch.setattr(postgres_schema, "STEPS", released)
+    await put_one(url, b"3")
+    monkeypatch.setattr(postgres_schema, "STEPS", (*released, expand, Step("DROP TABLE ringpost.later", needs=3)))
+    await put_one(url, b"4")
+    monkeypatch.setattr(postgres_schema, "STEPS", released)
+    assert "newer Ringpost" in await refusal(PostgresStore(url))
+
+
+async def put_one(url: str, body: bytes, *, create: bool = False) -> None:
+    """Open a store with the code of this moment, and see that it works."""
+    store = PostgresStore(url)
+    await store.open(create=create)
+    try:
+        sent = message(body)
+        await store.put([sent])
+        assert await store.read([sent.id]) != [None]
+    finally:
+        await store.close()
 
 
 async def test_two_schemas_are_two_stores(postgres: RealPostgres) -> None:

@@ -15,6 +15,7 @@ from ringpost.core.message import Message, Settlement, State
 from ringpost.settings import Settings
 from ringpost.store import sqlite_schema
 from ringpost.store.hostclock import HostClock
+from ringpost.store.migration import Step
 from ringpost.store.sqlite import SqliteStore
 
 
@@ -103,7 +104,7 @@ def test_a_network_file_system_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_p
 async def test_a_file_from_newer_code_is_refused(tmp_path: Path) -> None:
     await (await opened(tmp_path / "a.db")).close()
     db = apsw.Connection(str(tmp_path / "a.db"))
-    db.execute("UPDATE ringpost_meta SET value = 99 WHERE key = 'schema'")
+    db.execute("UPDATE ringpost_meta SET value = 99 WHERE key IN ('schema', 'needs')")
     db.close()
     with pytest.raises(StoreError, match="install a newer Ringpost"):
         await opened(tmp_path / "a.db")
@@ -114,7 +115,7 @@ async def test_an_older_file_is_brought_up_to_date(tmp_path: Path, monkeypatch: 
     await store.put([message(1)])
     await store.close()
     step = "CREATE TABLE ringpost_later (x INTEGER) STRICT;"
-    monkeypatch.setattr(sqlite_schema, "STEPS", (*sqlite_schema.STEPS, step))
+    monkeypatch.setattr(sqlite_schema, "STEPS", (*sqlite_schema.STEPS, Step(step)))
     store = await opened(tmp_path / "a.db", create=False)
     assert (await store.put([message(1)]))[0].duplicate
     await store.close()
@@ -128,7 +129,7 @@ async def test_a_migration_that_fails_leaves_the_old_file(tmp_path: Path, monkey
     await (await opened(tmp_path / "a.db")).close()
     with monkeypatch.context() as patch:
         step = "CREATE TABLE ringpost_later (x INTEGER) STRICT; SELECT no_such_function();"
-        patch.setattr(sqlite_schema, "STEPS", (*sqlite_schema.STEPS, step))
+        patch.setattr(sqlite_schema, "STEPS", (*sqlite_schema.STEPS, Step(step)))
         with pytest.raises(apsw.SQLError):
             await opened(tmp_path / "a.db")
     store = await opened(tmp_path / "a.db")

@@ -8,6 +8,7 @@ There is no counter that all would wait for: `tally` only grows by a row a commi
 import secrets
 
 from ringpost.contract.errors import StoreError
+from ringpost.store.migration import Step, missing, needs_after
 from ringpost.store.postgres_db import Db
 
 FIRST_FENCE = 1 << 24
@@ -76,7 +77,11 @@ VACUUM = "".join(
 )
 
 # Step n brings a schema from version n to n + 1.
-STEPS: tuple[str, ...] = (TABLES + VACUUM,)
+STEPS: tuple[Step, ...] = (Step(TABLES + VACUUM),)
+
+
+_READ_VERSIONS = "SELECT key, value FROM ringpost.meta WHERE key IN ('schema', 'needs')"
+_NOTE_VERSION = "INSERT INTO ringpost.meta VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET value = $2"
 
 
 async def migrate(db: Db, schema: str, *, create: bool) -> str:
@@ -85,9 +90,8 @@ async def migrate(db: Db, schema: str, *, create: bool) -> str:
 
     Raises StoreError where there is no store and none is to be created, or where it is from newer code.
     """
-    version = await _version(db, schema)
-    if version > len(STEPS):
-        raise StoreError(f"the store has schema {version}, this Ringpost knows {len(STEPS)}; install a newer Ringpost")
+    version, needs = await _versions(db, schema)
+    missing(version, needs, STEPS)
     if version == 0 and not create:
         raise StoreError(
             f"the database holds no Ringpost store (no schema {schema!r}); `ringpost run` or `ringpost init` creates it"
@@ -101,18 +105,17 @@ async def _step(db: Db, schema: str) -> int:
     await db.execute("BEGIN")
     try:
         await db.fetch("SELECT pg_advisory_xact_lock($1)", _OWN)
-        version = await _version(db, schema)  # another process may have been quicker
-        if version < len(STEPS):
+        version, needs = await _versions(db, schema)  # another process may have been quicker, also one of newer code
+        if missing(version, needs, STEPS):
             if version == 0:
                 await _make_schema(db, schema)
-            await db.execute(STEPS[version])
+            await db.execute(STEPS[version].sql)
             if version == 0:
                 await db.fetch("INSERT INTO ringpost.meta VALUES ('store_id', $1)", secrets.token_hex(8))
+            needs = needs_after(STEPS[version], version, needs)
             version += 1
-            await db.fetch(
-                "INSERT INTO ringpost.meta VALUES ('schema', $1) ON CONFLICT (key) DO UPDATE SET value = $1",
-                str(version),
-            )
+            for key, value in (("schema", version), ("needs", needs)):
+                await db.fetch(_NOTE_VERSION, key, str(value))
         await db.execute("COMMIT")
     except BaseException:
         await db.roll_back()
@@ -126,8 +129,10 @@ async def _make_schema(db: Db, schema: str) -> None:
         await db.execute(f'CREATE SCHEMA "{schema}"')
 
 
-async def _version(db: Db, schema: str) -> int:
+async def _versions(db: Db, schema: str) -> tuple[int, int]:
+    """Give how many steps the tables have seen, and how many code must know to use them."""
     known = await db.fetch("SELECT 1 FROM pg_tables WHERE schemaname = $1 AND tablename = 'meta'", schema)
     if not known:
-        return 0
-    return int((await db.fetch("SELECT value FROM ringpost.meta WHERE key = 'schema'"))[0][0])
+        return 0, 0
+    found = dict([(row[0], int(row[1])) for row in await db.fetch(_READ_VERSIONS)])
+    return found["schema"], found.get("needs", found["schema"])

@@ -15,7 +15,8 @@ import apsw
 
 from ringpost.contract.errors import StoreError
 from ringpost.store.highwater import HighWater
-from ringpost.store.sqlite_schema import BUSY_MS, STEPS, last_seq, read_meta, write_meta
+from ringpost.store.migration import missing
+from ringpost.store.sqlite_schema import BUSY_MS, STEPS, last_seq, read_meta, versions_of, write_meta
 
 _STEP_PAGES = 1024  # 4 MiB between two words of progress
 RESTORE_LEAP = 1 << 32  # more claims than were made since any backup; 2^20 restores fit into a fence
@@ -106,9 +107,7 @@ def _marked(target: Path) -> int:
 def _begin_anew(part: Path, marked: int, who: str, detail: str) -> None:
     db = cast(Any, apsw.Connection(str(part), flags=apsw.SQLITE_OPEN_READWRITE))
     try:
-        version = int(read_meta(db, "schema") or 0)
-        if version > len(STEPS):
-            raise StoreError(f"the backup has schema {version}, this Ringpost knows {len(STEPS)}; install a newer one")
+        missing(*versions_of(db), STEPS)
         with db:
             write_meta(db, "fence", int(read_meta(db, "fence")) + RESTORE_LEAP)
             write_meta(db, "boot_id", "")  # as after a restart of the host: whoever opens it first voids all leases

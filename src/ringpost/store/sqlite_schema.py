@@ -13,6 +13,7 @@ from typing import Any, cast
 import apsw
 
 from ringpost.contract.errors import StoreError
+from ringpost.store.migration import Step, missing, needs_after
 from ringpost.store.sqlite_db import Db, first
 
 SQLITE_MIN = 3_051_003  # before it a race of two checkpointing connections could corrupt the file
@@ -93,7 +94,7 @@ CREATE TABLE ringpost_audit (at_ms INTEGER, who TEXT, what TEXT, id BLOB, detail
 """
 
 # Step n brings a file from version n to n + 1.
-STEPS: tuple[str, ...] = (TABLES,)
+STEPS: tuple[Step, ...] = (Step(TABLES),)
 
 
 def connect(path: Path, *, create: bool) -> Db:
@@ -170,22 +171,26 @@ def migrate(db: Db, boot: str, *, create: bool) -> None:
 
     Raises StoreError where the file is from newer code, or is some other program's database.
     """
-    version = _version_of(db)
-    if version > len(STEPS):
-        raise StoreError(f"the store has schema {version}, this Ringpost knows {len(STEPS)}; install a newer Ringpost")
+    version, needs = versions_of(db)
+    lacking = missing(version, needs, STEPS)
     if version == 0 and not create:
         raise StoreError("the file holds no Ringpost store; `ringpost run` or `ringpost init` creates it")
-    for number in range(version, len(STEPS)):
+    for number in lacking:
+        needs = needs_after(STEPS[number], number, needs)
         with db:
-            db.execute(STEPS[number]).fetchall()
+            db.execute(STEPS[number].sql).fetchall()
             if number == 0:
                 _found(db, boot)
             write_meta(db, "schema", number + 1)
+            write_meta(db, "needs", needs)
 
 
-def _version_of(db: Db) -> int:
-    known = db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'ringpost_meta'").fetchall()
-    return int(read_meta(db, "schema") or 0) if known else 0
+def versions_of(db: Db) -> tuple[int, int]:
+    """Give how many steps the tables have seen, and how many code must know to use them."""
+    if not db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'ringpost_meta'").fetchall():
+        return 0, 0
+    version = int(read_meta(db, "schema") or 0)
+    return version, int(read_meta(db, "needs") or version)
 
 
 def _found(db: Db, boot: str) -> None:

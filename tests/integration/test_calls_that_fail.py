@@ -229,6 +229,15 @@ async def test_a_request_that_is_in_flight_under_its_key_is_asked_for_again() ->
 
 
 @pytest.mark.usefixtures("at_once")
+async def test_what_the_first_attempt_may_have_done_the_last_one_does_not_deny() -> None:
+    last = refuse("unavailable", 503, UNSEEN, retryable=False)
+    async with a_door(answered(None, last)) as door, a_client(door) as client:
+        with pytest.raises(Unavailable) as caught:
+            await client.call(Far.write, 1, idempotency_key="k")
+        assert (len(door.seen), caught.value.processed) == (2, "maybe")
+
+
+@pytest.mark.usefixtures("at_once")
 async def test_the_call_has_the_last_word_then_operation_contract_process() -> None:
     policies = {"": {"attempts": 5}, "far": {"attempts": 4}, "far.turn": {"attempts": 2}}
     async with a_door(answered(say(502))) as door, a_client(door, policies=policies) as client:

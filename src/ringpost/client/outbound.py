@@ -26,11 +26,13 @@ from ringpost.core.policy import Policy, resolved
 from ringpost.settings import Settings
 from ringpost.store.hostclock import boot_id
 from ringpost.store.port import Store
+from ringpost.wire.problem import PROCESSED
 
 if TYPE_CHECKING:
     from ringpost.client.connection import Received
 
 _WRONG_INSTANCE = 421
+_PROCESSED = PROCESSED.encode()
 
 
 class Outbound:
@@ -73,17 +75,19 @@ class Outbound:
             attempts = out.options.get("attempts", attempts)
         tries = Tries(attempts, out.attempt)
         number = 1
+        unprocessed = True  # as long as that is certain of every attempt
         while True:
+            unprocessed = unprocessed and missed.unprocessed
             at_s = self._next_at_s(out, missed, number, tries)
             if at_s is None:
-                return _ended(out, missed)
+                return _ended(out, missed, unprocessed)
             await asyncio.sleep(at_s - self._time())
             number += 1
             out = out.again(number) if isinstance(out, Posted) else out
             try:
                 result = await self.attempt(out)
             except Unavailable:  # nobody is left: what the last one said tells more
-                return _ended(out, missed)
+                return _ended(out, missed, unprocessed)
             if not isinstance(result, Missed):
                 return result
             missed = result
@@ -269,11 +273,17 @@ def _elsewhere(missed: Missed) -> bool:
     return missed.unprocessed and missed.end is DOWN and missed.code == "unavailable"
 
 
-def _ended(out: Outgoing, missed: Missed) -> "Received":
-    """Raise what came instead of an answer, or give the answer that it was."""
+def _ended(out: Outgoing, missed: Missed, unprocessed: bool) -> "Received":
+    """Raise what came instead of an answer, or give the answer that it was. What is certain of the last attempt alone
+    isn't of the call: that no handler ran."""
     error = missed.error
     if error is None:
-        assert missed.received is not None
-        return missed.received
+        received = missed.received
+        assert received is not None
+        if missed.unprocessed and not unprocessed:
+            received.fields = [field for field in received.fields if field[0].lower() != _PROCESSED]
+        return received
+    if not unprocessed:
+        error.processed = "maybe"
     error.operation = out.name
     raise error

@@ -141,7 +141,7 @@ class Acceptance:
             return Accepted(put.id, True, put.receivers, store.facts.level, store.facts.store_id)
         if not record.state.terminal:
             detail = "A call with this key is being handled."
-            return verdict.refusal("in_flight", detail, call.operation, retry_after_s=_RETRY_S)
+            return verdict.refusal("in_flight", detail, call.operation, retry_after_s=_RETRY_S, processed=True)
         return stored(record, call.operation)
 
     def _message(self, operation: Operation[Any, Any], call: Call, request: object, key: str | None) -> Message:

@@ -135,7 +135,7 @@ class Reservations:
             record = None
         if record is None or not record.state.terminal:
             detail = "The first request with this key is still being handled."
-            return verdict.refusal("in_flight", detail, handler.name, retry_after_s=_RETRY_S)
+            return verdict.refusal("in_flight", detail, handler.name, retry_after_s=_RETRY_S, processed=True)
         return stored(record, handler.name)
 
     def _undo(self, putting: "asyncio.Task[list[Put]]") -> None:

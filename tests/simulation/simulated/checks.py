@@ -37,6 +37,9 @@ def _effects(town: Town, history: History) -> Iterator[str]:
         ending = results.get(asked.id, asked.ending)
         if ending == "ok" and not done[asked.id]:
             yield f"{asked.kind} {asked.id} was answered with success, and took no effect"
+    for asked in history.asked:
+        if asked.denied and done[asked.id]:
+            yield f"{asked.kind} {asked.id} took effect, and its caller was told that certainly nothing was done"
     for id, count in history.starts["poke"].items():
         if count > 1:
             yield f"{id}, which isn't safe to repeat, was begun {count} times"

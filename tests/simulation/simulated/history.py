@@ -18,6 +18,7 @@ class Asked(Struct):
     id: str
     ending: Ending = "unknown"
     said: str = ""
+    denied: bool = False  # its caller was told that certainly nothing was done
     sent: bool = False  # a receipt was given: it takes effect or ends visibly
 
 
@@ -42,7 +43,7 @@ class History:
         self.calls: Counter[str] = Counter()  # by target: that went out
         self.attempts: Counter[str] = Counter()  # by target: requests that were made for them
         self.good: Counter[str] = Counter()  # by target: that earned something for its budget
-        self.probes: Counter[str] = Counter()  # under way now
+        self.probes: defaultdict[str, list[float]] = defaultdict(list)  # under way now: until when each is one
         self.broken: list[str] = []  # what was seen at the moment of it
 
     def ask(self, kind: str, id: str) -> Asked:

@@ -285,8 +285,8 @@ class Users:
         except OperationFailed as error:
             self._history.end(asked, "failed", error.cause)
         except TransportError as error:
-            known = error.processed == "no"
-            self._history.end(asked, "failed" if known else "unknown", type(error).__name__)
+            asked.denied = error.processed == "no"
+            self._history.end(asked, "failed" if asked.denied else "unknown", type(error).__name__)
         except RingpostError as error:
             self._history.end(asked, "unknown", type(error).__name__)
         else:

@@ -46,15 +46,18 @@ def watched(history: History, loop: Loop) -> Generator[None]:
             answer = await exchange(self, origin, data, *rest)
             history.good[url] += 1
             return answer
-        history.probes[name] += 1
-        if history.probes[name] > 1:
-            history.broken.append(f"{loop.now_s:.3f} {history.probes[name]} probes of {name} at once")
+        until_s = _probes_until_s(this)
+        probes = history.probes[name]
+        probes.append(until_s)
+        at_once = sum(until_s > loop.now_s for until_s in probes)
+        if at_once > 1:
+            history.broken.append(f"{loop.now_s:.3f} {at_once} probes of {name} at once")
         try:
             answer = await exchange(self, origin, data, *rest)
             history.good[url] += 1
             return answer
         finally:
-            history.probes[name] -= 1
+            probes.remove(until_s)
 
     with (
         mock.patch.object(Outbound, "attempt", attempted),
@@ -62,6 +65,12 @@ def watched(history: History, loop: Loop) -> Generator[None]:
         mock.patch.object(Transport, "exchange", exchanged),
     ):
         yield
+
+
+def _probes_until_s(this: Attempt) -> float:
+    """Say until when an attempt is a probe. One that waits at the other side for a ticket to end is no probe any more
+    once a call would have been slow: then it says nothing, and another may go out beside it."""
+    return this.until_s if this.out.timed else min(this.until_s, this.began_s + this.guard.breaker.rule.slow_s)
 
 
 def _way(url: str) -> str:

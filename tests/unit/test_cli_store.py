@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
+from ringpost.cli.editing import patched
 from ringpost.cli.letter import masked
 from ringpost.cli.main import ringpost
 from ringpost.client.posting import new_id
@@ -315,6 +316,43 @@ def test_what_is_no_dead_letter_is_refused_and_nothing_else_is_changed(path: Pat
         "there is no queue shop.odrer here. Did you mean shop.order?"
         in ran("dead", "list", "--queue", "shop.odrer").stderr
     )
+
+
+def test_a_dead_letter_is_sent_again_with_changes(path: Path) -> None:
+    killed(path)
+    (found,) = json.loads(ran("dead", "list", "--json").stdout)
+    wrong = ran("dead", "edit", found["id"], '{"item": 5}')
+    assert (wrong.exit_code, wrong.stdout) == (2, "")
+    assert "at /item: 5 is not of type 'string'" in wrong.stderr
+    result = ran("dead", "edit", found["id"], '{"item": "y"}')
+    assert result.exit_code == 0, result.output
+    new = row(path, result.stdout.strip())
+    assert (new.queue, new.state) == ("shop.order", State.READY)
+    assert json.loads(new.body) == {"item": "y", "password": "p4ss"}
+    assert "p4ss" not in result.output
+    envelope = msgspec.json.decode(new.headers, type=Envelope)
+    assert (envelope.causation_id, envelope.operation, envelope.sender) == (found["id"], "shop.order", "shop")
+    assert row(path, found["id"]).state is State.DEAD, "it stays"
+
+    again = ran("dead", "edit", found["id"], '{"item": "y"}', "--drop")
+    assert again.stdout == result.stdout, "the same edit is the same message"
+    assert "nothing was sent again" in again.stderr
+    assert ran("dead", "show", found["id"]).exit_code == 1, "and now it is dropped"
+    assert json.loads(ran("queues", "--json", "--interval", "100ms").stdout)[0]["ready"] == 1
+
+
+@pytest.mark.parametrize(
+    ("before", "patch", "after"),
+    [
+        ({"a": 1, "b": {"c": 2, "d": 3}}, {"b": {"c": None, "e": 4}}, {"a": 1, "b": {"d": 3, "e": 4}}),
+        ({"a": [1]}, {"a": [2, 3]}, {"a": [2, 3]}),
+        ({"a": 1}, "text", "text"),
+        ([1], {"a": 1}, {"a": 1}),
+        ({}, {"a": {"b": None}}, {"a": {}}),
+    ],
+)
+def test_a_merge_patch_does_what_the_standard_says(before: Any, patch: Any, after: Any) -> None:
+    assert patched(before, patch) == after
 
 
 def test_drop_all_needs_a_yes(path: Path) -> None:

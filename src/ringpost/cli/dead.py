@@ -8,13 +8,14 @@ from typing import Final, Literal
 import click
 import msgspec
 
-from ringpost.cli.asked import LENGTH, json_option, settings_of, store_option
-from ringpost.cli.letter import Letter, letter_of, told
+from ringpost.cli.asked import LENGTH, body_of, json_option, request_argument, settings_of, store_option
+from ringpost.cli.editing import edited
+from ringpost.cli.letter import Letter, letter_of, operation_of, told
 from ringpost.cli.output import age, console, instant, plain, print_json, print_table
 from ringpost.cli.plan import Plan, found, steps
-from ringpost.cli.stores import did_you_mean, opened, operator
+from ringpost.cli.stores import described, did_you_mean, opened, operator, unknown
 from ringpost.client.store_tickets import StoreTickets
-from ringpost.contract.errors import StateError, UsageError
+from ringpost.contract.errors import StateError, StoreError, UsageError
 from ringpost.core import ids
 from ringpost.core.life import ticket_state
 from ringpost.core.message import Cause, Record, State
@@ -159,6 +160,48 @@ def drop(ids: tuple[str, ...], queue: str | None, every: bool, yes: bool, store:
     if every and not yes and not _confirmed(queue):
         return 1
     return asyncio.run(_order("drop", ids, Plan(queue=queue), store, as_json=as_json))
+
+
+@dead.command()
+@click.argument("id", metavar="ID")
+@request_argument
+@click.option("--drop", "drops", is_flag=True, help="Remove the dead letter once the new message is durable.")
+@store_option
+def edit(id: str, request: str | None, drops: bool, store: str | None) -> int:
+    """Send the request of the dead letter ID again with changes, as a new message that names it as its cause.
+
+    The JSON is a merge patch (RFC 7396): what it names is changed, null removes a field, the rest stays, secrets
+    unseen. The outcome is checked against what the service has noted. The dead letter stays, unless --drop; the same
+    edit twice is one message. Prints the new id.
+
+    \b
+    Example:
+      ringpost dead edit 01a205a1-ee60-74a2-a575-523908deee40 '{"email": "ada@example.com"}' --drop
+    """
+    patch = body_of(request)
+    if not patch:
+        raise UsageError('say what to change, as a JSON object: \'{"email": "ada@example.com"}\'.')
+    settings = settings_of(store)
+
+    async def work() -> None:
+        async with opened(settings) as opened_store:
+            record = await _dead_one(opened_store, _parsed(id), bodies=True)
+            name = operation_of(record)
+            noted = await described(opened_store, name)
+            if noted is None:
+                raise await unknown(opened_store, name, "operation")
+            message = edited(record, noted, patch, settings)
+            (put,) = await opened_store.put([message])
+            if put.refused:
+                raise StoreError(f"the store didn't take it ({put.refused}); the dead letter is as it was.")
+            click.echo(ids.text(put.id))
+            if put.duplicate:
+                click.echo("this edit was made before; nothing was sent again", err=True)
+            if drops:
+                await opened_store.change([Drop(record.id, operator())])
+
+    asyncio.run(work())
+    return 0
 
 
 def _check_asked(ids: Sequence[str], queue: str | None, every: bool, what: What) -> None:

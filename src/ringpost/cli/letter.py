@@ -85,6 +85,14 @@ async def letter_of(store: Store, record: Record) -> Letter:
     )
 
 
+def operation_of(record: Record) -> str:
+    """Give the full name of what a row asks for."""
+    try:
+        return msgspec.json.decode(record.headers, type=Envelope).operation or record.queue
+    except msgspec.MsgspecError:
+        return record.queue
+
+
 def masked(value: Any, tokens: Sequence[str]) -> Any:
     """Give a JSON value with `***` where a pointer leads; `*` in it is every entry."""
     if not tokens:

@@ -19,6 +19,7 @@ CLASSES = {
     "Ticket": "ringpost.client.ticket",
     "Sender": "ringpost.client.verbs",
     "Caller": "ringpost.client.verbs",
+    "Outbox": "ringpost.client.outbox",
     "Client": "ringpost.client.client",
     "Context": "ringpost.service.context",
     "Transaction": "ringpost.service.transaction",
@@ -50,6 +51,11 @@ class Blocking(ast.NodeTransformer):
         if node.id in self._aliases:
             return cast(ast.expr, self.visit(copy.deepcopy(self._aliases[node.id])))
         return ast.Name(_NAMES.get(node.id, node.id))
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
+        if ast.unparse(node) == "Committable | Asyncpg":
+            return ast.Name("Commits")  # asyncpg has no session that waits in its thread
+        return cast(ast.expr, self.generic_visit(node))
 
     def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
         if ast.unparse(node.value) in ("CoroutineType", "Coroutine") and isinstance(node.slice, ast.Tuple):
@@ -94,6 +100,7 @@ def stub() -> str:
     imports: dict[str, str] = {name: f"from {module} import {name} as {name}" for name, module in AS_THEY_ARE.items()}
     for name in ("Iterator", "Generator"):
         imports[name] = f"from collections.abc import {name}"
+    imports["Commits"] = "from ringpost.contract.vocabulary import Commits"
     for module in modules.values():
         for name, line in _imports(module):
             imports.setdefault(name, line)

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from ringpost.client.client import Client
     from ringpost.client.deadline import deadline
     from ringpost.client.first import first
+    from ringpost.client.outbox import Outbox
     from ringpost.client.ticket import Receipt, Ticket
     from ringpost.client.verbs import Caller, Sender
     from ringpost.core.call import Identity
@@ -85,6 +86,7 @@ __all__ = [
     "OperationFailed",
     "OperationOptions",
     "Options",
+    "Outbox",
     "Outcome",
     "Overloaded",
     "Priority",
@@ -127,6 +129,7 @@ _LOADED_AT_FIRST_USE = {
     "Context": "ringpost.service.context",
     "HandlerOptions": "ringpost.service.service",
     "Identity": "ringpost.core.call",
+    "Outbox": "ringpost.client.outbox",
     "Receipt": "ringpost.client.ticket",
     "Retry": "ringpost.core.retry",
     "Sender": "ringpost.client.verbs",

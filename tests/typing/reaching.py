@@ -62,6 +62,27 @@ async def outcomes(client: Client) -> None:
                 pass
 
 
+class Awaited:
+    """A session as SQLAlchemy and psycopg have it, and a connection as asyncpg has it."""
+
+    async def commit(self) -> None: ...
+
+
+class Begun:
+    def is_in_transaction(self) -> bool:
+        return True
+
+
+async def outboxes(client: Client, session: Awaited, begun: Begun) -> None:
+    assert_type(await client.outbox(session).send(Accounts.register, NEW, delay=2), Receipt)
+    assert_type(await client.outbox(begun).publish(Accounts.registered, USER), Receipt)
+    sender: Sender = client.outbox(session)
+    await sender.send(Accounts.register, NEW)
+    await client.outbox(session).send(Accounts.register, USER)  # wrong
+    await client.outbox(session).call(Accounts.register, NEW)  # wrong
+    client.outbox("postgresql://db/shop")  # wrong
+
+
 async def wrong(client: Client, sender: Sender) -> None:
     await client.call(Accounts.register, USER)  # wrong
     await client.call(Accounts.register, {"email": "a", "name": "b"})  # wrong

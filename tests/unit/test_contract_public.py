@@ -47,6 +47,7 @@ PUBLIC = [
     "Sender",
     "Caller",
     "Client",
+    "Outbox",
     "Committable",
     "Asyncpg",
     "Identity",
@@ -70,6 +71,9 @@ PUBLIC = [
 
 # A driver, a server or a console in `import ringpost` would be paid for by whoever only writes a contract.
 FORBIDDEN = [
+    "django",
+    "psycopg",
+    "sqlalchemy",
     "apsw",
     "asyncpg",
     "nats",

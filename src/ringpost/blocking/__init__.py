@@ -7,8 +7,9 @@ import os
 from typing import Any
 
 from ringpost.blocking.computed import Blocking, computed
-from ringpost.blocking.portal import Portal, ThreadPortal
+from ringpost.blocking.portal import InPlace, Portal, ThreadPortal
 from ringpost.client import client as _client
+from ringpost.client import outbox as _outbox
 from ringpost.client import ticket as _ticket
 from ringpost.client import verbs as _verbs
 from ringpost.client.deadline import deadline
@@ -16,7 +17,7 @@ from ringpost.client.ticket import Receipt
 from ringpost.service import context as _context
 from ringpost.service import transaction as _transaction
 
-__all__ = ["Caller", "Client", "Context", "Receipt", "Sender", "Ticket", "Transaction", "deadline"]
+__all__ = ["Caller", "Client", "Context", "Outbox", "Receipt", "Sender", "Ticket", "Transaction", "deadline"]
 
 _portal = ThreadPortal()
 
@@ -55,3 +56,20 @@ class Client(computed(_client.Client, Caller)):  # type: ignore[misc]  # what ch
 
 
 Blocking._classes[_client.Client] = Client
+
+
+class Outbox(computed(_outbox.Outbox, Sender)):  # type: ignore[misc]  # what checkers see is the stub
+    __doc__ = _outbox.Outbox.__doc__
+    _object: Any
+    _portal: Portal
+
+    @classmethod
+    def onto(cls, asynchronous: Any, portal: Portal) -> "Outbox":
+        """Only its client is in the portal's loop: a session stays in the thread that it belongs to."""
+        made = cls.__new__(cls)
+        made._object = asynchronous._in_thread(portal.run)
+        made._portal = InPlace()
+        return made
+
+
+Blocking._classes[_outbox.Outbox] = Outbox

@@ -12,12 +12,12 @@ from ringpost.client.statistics import TargetStatistics
 from ringpost.client.ticket import Receipt as Receipt
 from ringpost.contract.operation import Event, Operation
 from ringpost.contract.outcome import Outcome
-from ringpost.contract.vocabulary import CallOptions, Fits, Options, Reply, Request, Seconds, SendOptions, T
+from ringpost.contract.vocabulary import CallOptions, Commits, Fits, Options, Reply, Request, Seconds, SendOptions, T
 from ringpost.core.call import Identity
 from ringpost.core.outcome import Stopped
 from ringpost.core.receipt import Status
 
-__all__ = ["Caller", "Client", "Context", "Receipt", "Sender", "Ticket", "Transaction", "deadline"]
+__all__ = ["Caller", "Client", "Context", "Outbox", "Receipt", "Sender", "Ticket", "Transaction", "deadline"]
 
 @final
 class Ticket(Receipt, Generic[Reply]):
@@ -73,6 +73,21 @@ class Caller(Sender):
         **options: Unpack[CallOptions],
     ) -> Iterator[Outcome[Request, Reply]]: ...
 
+class Outbox(Sender):
+    def send(
+        self,
+        operation: Operation[Request, Reply],
+        request: Fits[Request],
+        /,
+        *,
+        reply_to: Operation[Outcome[Request, Reply]] | str | None = None,
+        **options: Unpack[SendOptions],
+    ) -> Receipt: ...
+    def send_all(
+        self, operation: Operation[Request, Reply], requests: Iterable[Fits[Request]], /, **options: Unpack[SendOptions]
+    ) -> Sequence[Receipt]: ...
+    def publish(self, event: Event[T], data: Fits[T], /, **options: Unpack[SendOptions]) -> Receipt: ...
+
 class Client(Caller):
     def __init__(
         self,
@@ -111,6 +126,7 @@ class Client(Caller):
     ) -> list[Ticket[Reply]]: ...
     def publish(self, event: Event[T], data: Fits[T], /, **options: Unpack[SendOptions]) -> Receipt: ...
     def ticket(self, operation: Operation[Request, Reply], id: str, /) -> Ticket[Reply]: ...
+    def outbox(self, session: Commits, /) -> Outbox: ...
 
 @final
 class Context(Caller):

@@ -32,6 +32,21 @@ class LoopPortal:
         return _carried(self._loop, make)
 
 
+class InPlace:
+    """Into nowhere: run what never waits for an event loop, in the thread that asks."""
+
+    def run(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        _refuse_in_loop()
+        coroutine = make()
+        try:
+            coroutine.send(None)
+        except StopIteration as done:
+            found: T = done.value
+            return found
+        coroutine.close()
+        raise AssertionError("it waits for an event loop")
+
+
 class ThreadPortal:
     """Into a loop of our own, in a thread that starts at first use; a process that was forked gets one of its own."""
 

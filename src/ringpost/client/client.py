@@ -11,6 +11,7 @@ from typing_extensions import Unpack
 from ringpost.client.asking import Asking, nothing_kept
 from ringpost.client.forwarding import OwnForwarding
 from ringpost.client.options import check_call_options, checked_headers
+from ringpost.client.outbox import Make, Outbox, Ready
 from ringpost.client.outcome import reply_of
 from ringpost.client.posting import Origin, event_of, fallback_of, message_of, messages_of, new_id
 from ringpost.client.remote import RemoteSender
@@ -24,7 +25,9 @@ from ringpost.contract.errors import TransportError, UsageError
 from ringpost.contract.operation import Event, Operation
 from ringpost.contract.outcome import Outcome
 from ringpost.contract.vocabulary import (
+    Asyncpg,
     CallOptions,
+    Committable,
     Fits,
     Options,
     Reply,
@@ -42,7 +45,7 @@ from ringpost.core.message import Answer, Message
 from ringpost.core.receipt import Status
 from ringpost.settings import Given, Settings, load
 from ringpost.store import store_for
-from ringpost.store.port import Store
+from ringpost.store.port import Joining, Store
 
 # They are for the door that is asked now, not for a store that keeps what it is given.
 _CREDENTIALS = frozenset({"authorization", "cookie", "proxy-authorization"})
@@ -179,6 +182,22 @@ class Client(Caller):
             raise UsageError(f"{id!r} is no message id; it looks like 0190c2c6-0c5e-7c8e-9d5a-3f2b1a0c9d8e.") from error
         return Ticket(operation, _LaterTickets(self, operation), id)
 
+    def outbox(self, session: Committable | Asyncpg, /) -> Outbox:
+        """Send with the commit of a session that you opened: what is sent is there once it commits, or never.
+
+        `session`: an AsyncSession or AsyncConnection of SQLAlchemy, a connection of asyncpg in a transaction, or an
+        AsyncConnection of psycopg 3; with `ringpost.blocking` a Session or Connection of SQLAlchemy, Django's
+        `connection` in `atomic`, or a Connection of psycopg 3. It is on the database of the store, which is PostgreSQL;
+        UsageError says so otherwise. Errors of the database are raised as its driver has them: roll back then.
+        """
+        return Outbox(self._stage, session)
+
+    async def _stage(self, options: SendOptions, make: Make, /) -> Ready:
+        ways = self._ready() or await self._open()
+        if self._headers is not None:
+            options = self._with_kept_headers(options, ways)
+        return await ways.stage(make(options, ways.settings))
+
     def _ready(self) -> "_Ways | None":
         """Give what is open in this loop; refuse inside handlers."""
         if handling.get() is not None:
@@ -264,7 +283,7 @@ class _Ways:
         self.loop = asyncio.get_running_loop()
         self.keeps = store is not None
         self.router = Router(settings, local, store, world)
-        self._settings = settings
+        self.settings = settings
         self._store = store
         self._owns = owns
         self._sender = None if store is None else StoreSender(store)
@@ -287,7 +306,7 @@ class _Ways:
     async def send(
         self, operation: Operation[Any, Reply], request: object, options: SendOptions, reply_to: object
     ) -> Ticket[Reply]:
-        message = message_of(operation, request, options, settings=self._settings, origin=ORIGIN, reply_to=reply_to)
+        message = message_of(operation, request, options, settings=self.settings, origin=ORIGIN, reply_to=reply_to)
         if self._sender is None:
             receipt = await self._remote.send(operation, request, options, reply_to)
         else:
@@ -299,7 +318,7 @@ class _Ways:
         self, operation: Operation[Any, Reply], requests: Iterable[object], options: SendOptions
     ) -> list[Ticket[Reply]]:
         asked = list(requests)
-        messages = messages_of(operation, asked, options, settings=self._settings, origin=ORIGIN)
+        messages = messages_of(operation, asked, options, settings=self.settings, origin=ORIGIN)
         if self._sender is None:
             receipts = await self._remote.send_all(operation, asked, options)
         else:
@@ -309,10 +328,22 @@ class _Ways:
         return [self._ticket(operation, receipt) for receipt in receipts]
 
     async def publish(self, event: Event[Any], data: object, options: SendOptions) -> Receipt:
-        message = event_of(event, data, options, settings=self._settings, origin=ORIGIN)
+        message = event_of(event, data, options, settings=self.settings, origin=ORIGIN)
         if self._sender is None:
             return await self._remote.publish(event, message, options)
         return await self._sender.put(message)
+
+    async def stage(self, messages: list[Message]) -> Ready:
+        """Make messages ready for a session's transaction."""
+        store = self._store
+        if not isinstance(store, Joining):
+            kept = "this client has none" if store is None else f"this one is {store.facts.url}"
+            raise UsageError(
+                "client.outbox needs a store in the session's own database, PostgreSQL "
+                f'(store = "postgresql://…"): {kept}. In a handler take `ringpost.Transaction`, which commits on every '
+                "store; elsewhere use client.send after the commit."
+            )
+        return Ready(messages, await store.join(messages))
 
     async def call_or_send(
         self, operation: Operation[Any, Reply], request: object, asked: CallOptions, kept: Options
@@ -336,7 +367,7 @@ class _Ways:
         """Keep as a message what nobody answered. Where it is there already, by this id or its key, wait for that."""
         assert self._sender is not None
         options = cast(SendOptions, kept)
-        message = fallback_of(operation, request, options, id, settings=self._settings, origin=ORIGIN)
+        message = fallback_of(operation, request, options, id, settings=self.settings, origin=ORIGIN)
         receipt = await self._sender.put(message, attach=True)
         self._sent(message)
         ticket = self._ticket(operation, receipt)

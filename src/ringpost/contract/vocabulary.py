@@ -119,16 +119,19 @@ class SendOptions(Options, total=False):
 
 
 class Committable(Protocol):
-    """Be a session or connection that commits: SQLAlchemy's AsyncSession, psycopg's AsyncConnection.
-
-    Nothing in this version takes one.
-    """
+    """Be a session or connection that commits: SQLAlchemy's AsyncSession, psycopg's AsyncConnection."""
 
     def commit(self) -> Awaitable[None]: ...
 
 
+class Commits(Protocol):
+    """Be a session or connection that commits and waits for it: SQLAlchemy's Session, Django's and psycopg's."""
+
+    def commit(self) -> None: ...
+
+
 class Asyncpg(Protocol):
-    """Be a connection of asyncpg, which has transactions but no commit of its own. Nothing here takes one yet."""
+    """Be a connection of asyncpg, which has transactions but no commit of its own."""
 
     def is_in_transaction(self) -> bool: ...
 

@@ -326,6 +326,23 @@ class Store(Protocol):
         ...
 
 
+class Joined(Protocol):
+    """Messages on their way into a transaction that is somebody else's."""
+
+    async def put(self, session: object, *, blocking: bool) -> list[Put]:
+        """Put them in the session's transaction, one answer each: they are there once it commits, or never."""
+        ...
+
+
+@runtime_checkable
+class Joining(Protocol):
+    """A store that shares a database with others, and can be put into by their commits."""
+
+    async def join(self, messages: Sequence[Message]) -> Joined:
+        """Make messages ready to be put in somebody else's transaction. Nothing is stored yet."""
+        ...
+
+
 @runtime_checkable
 class Alarming(Protocol):
     """A store that shares a server with others, and says what they do to it."""

@@ -36,6 +36,7 @@ from ringpost.store.port import (
 from ringpost.store.postgres_bell import Bell
 from ringpost.store.postgres_claim import Want
 from ringpost.store.postgres_db import Db
+from ringpost.store.postgres_lent import Joined
 from ringpost.store.postgres_link import Link
 from ringpost.store.postgres_put import signed
 from ringpost.store.postgres_renewal import Renewal
@@ -130,6 +131,14 @@ class PostgresStore:
         """Open a transaction for one handling, on a connection of its own."""
         opened = self._usable()
         return PostgresTransaction(opened.pool, self._server.schema, where, opened.committed)
+
+    async def join(self, messages: Sequence[Message]) -> Joined:
+        """Make messages ready for a transaction of somebody else on this database. New queues are made here, so that
+        nobody has to wait for that transaction to send to them."""
+        for message in messages:
+            _check(message)
+        queues = await self._usable().pool.know({message.queue for message in messages if not message.event})
+        return Joined(self.facts.store_id, self._server.schema, queues, messages)
 
     def renew(self, holder: int, lease_s: float) -> Renewed:
         """Lengthen a holder's leases; blocks, so call it from a thread of its own."""

@@ -173,8 +173,13 @@ class Db:
         if text is None:
             if len(self._texts) >= 1000:  # some SQL is made as it is needed
                 self._texts.clear()
-            text = self._texts[sql] = sql.replace("ringpost.", f'"{self._schema}".')
+            text = self._texts[sql] = in_schema(sql, self._schema)
         return text
+
+
+def in_schema(sql: str, schema: str) -> str:
+    """Give SQL of the store for the schema that it is in."""
+    return sql.replace("ringpost.", f'"{schema}".')
 
 
 def refused(exc: BaseException, where: str) -> StoreError:

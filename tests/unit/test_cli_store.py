@@ -341,6 +341,22 @@ def test_a_dead_letter_is_sent_again_with_changes(path: Path) -> None:
     assert json.loads(ran("queues", "--json", "--interval", "100ms").stdout)[0]["ready"] == 1
 
 
+def test_a_dry_run_says_what_would_not_be_read_and_replays_nothing(path: Path) -> None:
+    killed(path, 2)
+    assert ran("dead", "replay", "--all", "--dry-run").stdout == "shop.order: 2\n2 fit, 0 don't; nothing was replayed\n"
+    killed(path, body=b'{"item": 5, "password": "p4ss"}')
+    killed(path, queue="shop.unheard_of")
+    killed(path, body=b"no JSON")
+    result = ran("dead", "replay", "--all", "--dry-run")
+    assert result.exit_code == 1
+    assert "2 fit, 2 don't, 1 of which nobody noted what they must be; nothing was replayed" in result.stdout
+    assert "at /item: it doesn't fit" in result.stdout
+    assert "it is no JSON" in result.stdout
+    assert "p4ss" not in result.stdout
+    assert len(json.loads(ran("dead", "list", "--json").stdout)) == 5
+    assert json.loads(ran("dead", "replay", "--all", "--dry-run", "--json").stdout)["unfit"] == 2
+
+
 @pytest.mark.parametrize(
     ("before", "patch", "after"),
     [

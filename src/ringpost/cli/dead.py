@@ -13,6 +13,7 @@ from ringpost.cli.editing import edited
 from ringpost.cli.letter import Letter, letter_of, operation_of, told
 from ringpost.cli.output import age, console, instant, plain, print_json, print_table
 from ringpost.cli.plan import Plan, found, steps
+from ringpost.cli.rehearsal import rehearse
 from ringpost.cli.stores import described, did_you_mean, opened, operator, unknown
 from ringpost.client.store_tickets import StoreTickets
 from ringpost.contract.errors import StateError, StoreError, UsageError
@@ -97,6 +98,7 @@ def show(id: str, store: str | None, as_json: bool) -> int:
 @click.option("--limit", type=click.IntRange(1), help="At most so many.")
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="At most so many a second.")
 @click.option("--canary", type=click.IntRange(1), help="One first, then so many, the rest once those ended well.")
+@click.option("--dry-run", is_flag=True, help="With --all: only say which fit what their service reads now.")
 @click.option("--wait", type=LENGTH, default="60s", show_default=True, help="How long a canary may take.")
 @store_option
 @json_option
@@ -110,6 +112,7 @@ def replay(
     limit: int | None,
     rate: float | None,
     canary: int | None,
+    dry_run: bool,
     wait: float,
     store: str | None,
     as_json: bool,
@@ -126,8 +129,8 @@ def replay(
       ringpost dead replay --all --cause handler_error --error "connection refused" --within 2h
     """
     _check_asked(ids, queue, every, "replay")
-    if ids and (cause or error or within or canary):
-        raise UsageError("--cause, --error, --within and --canary choose among --all; ids are chosen already.")
+    if ids and (cause or error or within or canary or dry_run):
+        raise UsageError("--cause, --error, --within, --canary and --dry-run are for --all; ids are chosen already.")
     plan = Plan(
         queue=queue,
         cause=cause,
@@ -138,6 +141,8 @@ def replay(
         canary=canary or 0,
         canary_wait_s=wait,
     )
+    if dry_run:
+        return asyncio.run(_rehearse(plan, store, as_json=as_json))
     return asyncio.run(_order("replay", ids, plan, store, as_json=as_json))
 
 
@@ -239,6 +244,24 @@ async def _order(what: What, wanted: Sequence[str], plan: Plan, store_url: str |
         for text in missed:
             click.echo(f"ringpost: {plain(text)}", err=True)
     return 1 if missed else 0
+
+
+async def _rehearse(plan: Plan, store_url: str | None, *, as_json: bool) -> int:
+    settings = settings_of(store_url)
+    async with opened(settings) as store:
+        if plan.queue is not None:
+            await _refuse_unknown_queue(store, plan.queue)
+        result = await rehearse(store, plan, settings)
+    if as_json:
+        print_json(result)
+    else:
+        for queue, count in result.queues.items():
+            click.echo(plain(f"{queue}: {count:,}"))
+        unknown_ones = f", {result.unknown:,} of which nobody noted what they must be" if result.unknown else ""
+        click.echo(f"{result.fit:,} fit, {result.unfit:,} don't{unknown_ones}; nothing was replayed")
+        for example in result.examples:
+            click.echo(plain(f"  {example}"))
+    return 1 if result.unfit else 0
 
 
 async def _follow(store: Store, what: What, plan: Plan, done: list[str], missed: list[str]) -> None:

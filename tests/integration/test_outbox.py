@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -418,3 +420,31 @@ async def test_killed_beside_its_commit(
 
     assert await asyncio.to_thread(work) == -signal.SIGKILL
     assert (len(await kept(store)), await orders(stores)) == (count, count)
+
+
+WAITING = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+
+
+async def test_who_waits_for_a_line_keeps_only_its_own_thread(store: PostgresStore, stores: PostgresStores) -> None:
+    """The one that waits would else stop the client of the one that it waits for, for ever."""
+
+    def second(sender: blocking.Client) -> None:
+        with psycopg.connect(stores.url) as own:
+            sender.outbox(own).send(Mail.welcome, User("second"), ordering_key="a")
+
+    def work() -> None:
+        with blocking.Client(store=stores.url) as sender, psycopg.connect(stores.url) as own:
+            sender.outbox(own).send(Mail.welcome, User("first"), ordering_key="a")
+            other = threading.Thread(target=second, args=(sender,))
+            other.start()
+            with psycopg.connect(stores.url, autocommit=True) as looking:
+                while looking.execute(WAITING).fetchone() == (0,):
+                    time.sleep(0.01)
+            sender.outbox(own).send(Mail.welcome, User("first again"), ordering_key="a")
+            own.commit()
+            other.join()
+
+    async with asyncio.timeout(60):
+        await asyncio.to_thread(work)
+    assert [one.state.name for one in await kept(store)] == ["READY", "WAITING", "WAITING"]
+    assert [b"first" in one.body for one in await kept(store)] == [True, True, False]

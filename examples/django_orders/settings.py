@@ -1,0 +1,23 @@
+"""The smallest settings that a Django project can have, on the database that ORDERS_DB names."""
+
+import os
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+_url = urlsplit(os.environ["ORDERS_DB"])
+
+SECRET_KEY = "for an example"
+ALLOWED_HOSTS = ["*"]
+ROOT_URLCONF = "orders.urls"
+INSTALLED_APPS = ["orders"]
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+DATABASES = {
+    "default": {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": _url.path.strip("/"),
+        "USER": unquote(_url.username or ""),
+        "PASSWORD": unquote(_url.password or ""),
+        "HOST": _url.hostname or "",
+        "PORT": str(_url.port or ""),
+        "OPTIONS": dict(parse_qsl(_url.query)),
+    }
+}

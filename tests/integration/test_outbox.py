@@ -23,8 +23,14 @@ from django.db import connection as django_connection
 from django.db import transaction as django_transaction
 from postgres_stores import PostgresStores
 from real_postgres import RealPostgres
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
-from sqlalchemy.orm import Session
+from sqlalchemy.ext.asyncio import (
+    AsyncEngine,
+    AsyncSession,
+    async_scoped_session,
+    async_sessionmaker,
+    create_async_engine,
+)
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from ringpost import Client, Contract, Event, Operation, UsageError, blocking
 from ringpost.contract.errors import StoreError
@@ -376,6 +382,46 @@ async def test_a_store_in_a_file_is_refused(tmp_path: Path, connection: psycopg.
     async with Client(store="memory:") as sender:
         with pytest.raises((UsageError, StoreError), match="PostgreSQL"):
             await sender.outbox(connection).send(Mail.welcome, User("Ada"))
+
+
+async def test_connections_that_libraries_wrap_are_taken(
+    client: Client, stores: PostgresStores, store: PostgresStore
+) -> None:
+    pools = asyncpg.create_pool(stores.url, min_size=1, max_size=1)
+    async with pools as pool, pool.acquire() as pooled, pooled.transaction():
+        await client.outbox(pooled).send(Mail.welcome, User("pool"))
+    engine = create_async_engine(alchemy(stores.url, "asyncpg"))
+    async with engine.begin() as begun:
+        await client.outbox(begun).send(Mail.welcome, User("connection"))
+    scoped = async_scoped_session(async_sessionmaker(engine), asyncio.current_task)
+    await client.outbox(scoped).send(Mail.welcome, User("scoped"))
+    await scoped.commit()
+    await scoped.remove()
+    loose = engine.execution_options(isolation_level="AUTOCOMMIT")
+    async with loose.connect() as autocommit:
+        with pytest.raises(UsageError, match="in no transaction"):
+            await client.outbox(autocommit).send(Mail.welcome, User("never"))
+    await engine.dispose()
+    assert len(await kept(store)) == 3
+
+
+async def test_blocking_connections_that_libraries_wrap_are_taken(store: PostgresStore, stores: PostgresStores) -> None:
+    def work() -> None:
+        engine = sqlalchemy.create_engine(alchemy(stores.url, "psycopg"))
+        with blocking.Client(store=stores.url) as sender:
+            with engine.begin() as begun:
+                sender.outbox(begun).send(Mail.welcome, User("connection"))
+            scoped = scoped_session(sessionmaker(engine))
+            sender.outbox(scoped).send(Mail.welcome, User("scoped"))
+            scoped.commit()
+            scoped.remove()
+            loose = engine.execution_options(isolation_level="AUTOCOMMIT")
+            with loose.connect() as autocommit, pytest.raises(UsageError, match="in no transaction"):
+                sender.outbox(autocommit).send(Mail.welcome, User("never"))
+        engine.dispose()
+
+    await asyncio.to_thread(work)
+    assert len(await kept(store)) == 2
 
 
 # --- processes that die

@@ -87,9 +87,9 @@ async def _fetch_of(session: Any, *, blocking: bool) -> Fetch:
 
 
 async def _of_sqlalchemy(session: Any, *, blocking: bool) -> Fetch:
-    if hasattr(session, "sync_session") or hasattr(session, "sync_connection"):
+    if any(kind.__module__.startswith("sqlalchemy.ext.asyncio") for kind in type(session).__mro__):
         _check_kind(waits=True, blocking=blocking)
-        connection = await session.connection() if hasattr(session, "sync_session") else session
+        connection = session if hasattr(session, "sync_connection") else await session.connection()
         await connection.exec_driver_sql("SELECT 1")  # with asyncpg it begins at its first statement
         raw = await connection.get_raw_connection()
     else:

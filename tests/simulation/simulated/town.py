@@ -29,11 +29,12 @@ from ringpost.forward.forwarder import Forwarder
 from ringpost.http.door import Door
 from ringpost.http.server import Server
 from ringpost.service.host import Host
+from ringpost.service.slots import Slots
 from ringpost.settings import Settings
 from ringpost.store.memory import MemoryStore
 from simulated.disk import Disk
 from simulated.history import Asked, Ending, History, Watched
-from simulated.machine import Loop, Process, inside
+from simulated.machine import Loop, Process, current, inside
 from simulated.network import FAIR, Network, Place, Weather
 
 PORT = 80
@@ -82,6 +83,7 @@ class Town:
         self.back_store = MemoryStore(SETTINGS, clock)
         self.faulty = True
         self.running: dict[str, Running] = {}
+        self.hosts: dict[str, Host] = {}  # by process
         self.people = Process("people", loop)  # who use it; they are never killed
         self.processes: list[Process] = [self.people]
 
@@ -132,9 +134,22 @@ class Town:
 
     async def work(self, kind: str, job: Job, ctx: Context) -> None:
         self.history.begun(kind, job.id, ctx.remaining)
+        self._look_at_slots("front.order" if kind == "order" else f"back.{kind}")
         await asyncio.sleep(job.work_s)
         if self.faulty and self.chance.random() < FAILS:
             raise RuntimeError("chance had it so")
+
+    def _look_at_slots(self, queue: str) -> None:
+        """See that no more run, and no more wait, than this process has slots for: its limit is never above them."""
+        process = current()
+        assert process is not None
+        slots = self.hosts[process.name].entrance(queue)
+        assert isinstance(slots, Slots)
+        if slots.used > slots.total or slots.waiting > slots.total:
+            self.history.broken.append(
+                f"{self.loop.now_s:.3f} {queue} in {process}: {slots.used} run and {slots.waiting} wait, with "
+                f"{slots.total} slots"
+            )
 
     def settled(self) -> bool:
         """Say whether nothing is left to do in either store."""
@@ -186,6 +201,7 @@ class Running:
         name = "front" if self._is_front else "back"
         settings = _addressed("back") if self._is_front else SETTINGS
         host = Host(services, self._disk, settings, world=self.process.world)
+        town.hosts[self.process.name] = host
         await host.start(True, thread=False)
         if self._is_front:
             forwarder = Forwarder(self._disk, host.settings, world=self.process.world)

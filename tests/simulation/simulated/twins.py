@@ -10,6 +10,7 @@ from unittest import mock
 from msgspec import structs
 
 from ringpost.client import outbound
+from ringpost.core.admission import Admission
 from ringpost.core.breaker import Breaker
 from ringpost.core.budget import Budget
 from ringpost.core.message import Settlement, State
@@ -39,6 +40,10 @@ def the_queue_keeps_whose_time_is_over() -> AbstractContextManager[Any]:
         return enter(self, priority, inf)
 
     return mock.patch.object(slots.Slots, "enter", whenever)
+
+
+def as_many_wait_as_come() -> AbstractContextManager[Any]:
+    return mock.patch.object(Admission, "_height", lambda self, priority, now_s: 1_000)
 
 
 @contextmanager
@@ -104,6 +109,7 @@ TWINS: tuple[Twin, ...] = (
     the_budget_is_ignored,
     a_breaker_lets_everybody_probe,
     the_queue_keeps_whose_time_is_over,
+    as_many_wait_as_come,
     the_receiver_forgets_what_it_has,
     the_fence_is_ignored,
     the_forwarder_takes_an_outage_for_a_receipt,

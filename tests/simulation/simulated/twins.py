@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
-from math import inf
 from typing import Any
 from unittest import mock
 
@@ -33,13 +32,21 @@ def a_breaker_lets_everybody_probe() -> AbstractContextManager[Any]:
     return mock.patch.object(Breaker, "probe", lambda self, now_s, until_s: True)
 
 
-def the_queue_keeps_whose_time_is_over() -> AbstractContextManager[Any]:
+@contextmanager
+def the_queue_keeps_whose_time_is_over() -> Generator[None]:
+    """Everybody may come in and wait for as long as it takes."""
     enter = slots.Slots.enter
 
     def whenever(self: slots.Slots, priority: Any, deadline_s: float) -> Any:
-        return enter(self, priority, inf)
+        return enter(self, priority, deadline_s + 60.0)
 
-    return mock.patch.object(slots.Slots, "enter", whenever)
+    with (
+        mock.patch.object(slots.Slots, "enter", whenever),
+        mock.patch.object(slots, "WAIT_S_MAX", 60.0),
+        mock.patch.object(Admission, "_in_time", lambda self, newcomer, now_s: True),
+        mock.patch.object(Admission, "_height", lambda self, priority, now_s: 1_000),
+    ):
+        yield
 
 
 def as_many_wait_as_come() -> AbstractContextManager[Any]:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from real_postgres import NoServer, RealPostgres
+from servers.postgres import NoServer, RealPostgres
 
 from ringpost.client.guards import PROCESS
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from postgres_stores import PostgresStores
-from real_postgres import RealPostgres
+from servers.postgres import RealPostgres
 
 from ringpost.testing.conformance import CASES, Case, check
 

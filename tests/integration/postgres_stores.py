@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import asyncpg
 from msgspec import structs
-from real_postgres import RealPostgres
+from servers.postgres import RealPostgres
 
 from ringpost.settings import Settings
 from ringpost.store.postgres import PostgresStore

@@ -12,7 +12,7 @@ from pathlib import Path
 import apsw
 import pytest
 from payer import Books
-from real_postgres import RealPostgres
+from servers.postgres import RealPostgres
 
 from ringpost import Client
 from ringpost.core.message import State

@@ -202,7 +202,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "kiosk_of_test.py").write_text(CODE)
     (tmp_path / "ringpost.toml").write_text('store = "sqlite:///shop.db"\ncall_timeout_max = 30\n')
     monkeypatch.setenv("RINGPOST_CALL_TIMEOUT", "3")
-    monkeypatch.setenv("RINGPOST_ADDRESSES", "mail=https://mail.example")
+    monkeypatch.setenv("RINGPOST_ADDRESSES", "courier_of_test=https://mail.example")
     yield tmp_path
 
 
@@ -280,7 +280,7 @@ def test_nobody_names_everything_that_was_looked_at(folder: Path) -> None:
 
 
 def test_what_only_an_address_is_known_of(folder: Path) -> None:
-    both = ways("mail.welcome")
+    both = ways("courier_of_test.welcome")
     assert both["call"]["goes_to"] == ["https://mail.example"]
     assert both["send"]["goes_to"] == ["the door at https://mail.example"]
     assert terms(both["call"])["what it declares"][0] == "not known here"
@@ -290,14 +290,14 @@ def test_what_only_an_address_is_known_of(folder: Path) -> None:
 async def test_what_has_an_address_waits_in_the_store_and_is_forwarded(folder: Path) -> None:
     store = SqliteStore(folder / "shop.db", load({"store": f"sqlite:///{folder}/shop.db"}))
     await store.open(create=True)
-    send = (await asyncio.to_thread(ways, "mail.welcome"))["send"]
-    assert send["goes_to"] == ["the queue forward.to.mail of the store, then https://mail.example"]
+    send = (await asyncio.to_thread(ways, "courier_of_test.welcome"))["send"]
+    assert send["goes_to"] == ["the queue forward.to.courier_of_test of the store, then https://mail.example"]
     assert send["looked_at"][2]["said"].startswith("nobody now: it waits until a service on this store runs with")
     assert terms(send)["given up"][0] == "after 14 days"
-    here = notes.Instance(url="", boot_id=boot_id(), pid=7, host="h", queues=("forward.to.mail",))
+    here = notes.Instance(url="", boot_id=boot_id(), pid=7, host="h", queues=("forward.to.courier_of_test",))
     await store.note_put(Note(notes.instance("1"), notes.encode(here)))
     await store.close()
-    send = (await asyncio.to_thread(ways, "mail.welcome"))["send"]
+    send = (await asyncio.to_thread(ways, "courier_of_test.welcome"))["send"]
     assert (send["looked_at"][2]["where"], send["looked_at"][2]["said"]) == ("forwarded by", "pid 7 on h")
 
 

@@ -22,7 +22,7 @@ from django.conf import settings as django_settings
 from django.db import connection as django_connection
 from django.db import transaction as django_transaction
 from postgres_stores import PostgresStores
-from real_postgres import RealPostgres
+from servers.postgres import RealPostgres
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
     AsyncSession,

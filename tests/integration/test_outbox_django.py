@@ -10,7 +10,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 from postgres_stores import PostgresStores
-from real_postgres import RealPostgres
+from servers.postgres import RealPostgres
 
 from ringpost.settings import Settings
 

@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 from orders_api import Mail
 from postgres_stores import PostgresStores
-from real_postgres import RealPostgres
+from servers.postgres import RealPostgres
 
 from ringpost import Client, Sender, serve
 from ringpost.settings import Settings

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 from postgres_stores import PostgresStores
-from real_postgres import RealPostgres
+from servers.postgres import RealPostgres
 
 from ringpost.contract.errors import StoreError, TransactionHeldTooLong
 from ringpost.core.message import Message

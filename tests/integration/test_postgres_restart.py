@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from real_postgres import RealPostgres
+from servers.postgres import RealPostgres
 
 from ringpost.contract.errors import StoreError
 from ringpost.core.message import Message, Settlement, State

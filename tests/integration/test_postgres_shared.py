@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import asyncpg
 import pytest
 from postgres_stores import PostgresStores
-from real_postgres import RealPostgres
+from servers.postgres import RealPostgres
 
 from ringpost.core.message import Delivery, Message, Settlement, State
 from ringpost.settings import Settings

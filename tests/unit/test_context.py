@@ -300,7 +300,7 @@ async def test_an_operation_met_twice_in_a_chain_is_refused() -> None:
         return await ctx.call(Desk.other, Item(-1))
 
     async with desks(behave) as desk:
-        assert (await desk.call()).status == 500
+        assert (await desk.call()).status == 508
 
 
 async def test_a_call_within_a_call_has_no_longer_than_it() -> None:

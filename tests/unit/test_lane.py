@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from ringpost.core.maintenance import Drain
 from ringpost.core.message import Delivery, Settlement, State
 from ringpost.service.lane import Lane
 from ringpost.service.slots import Slots
@@ -152,3 +153,43 @@ def test_what_a_handler_asked_for_is_no_failure() -> None:
     one = lane(128)
     assert not fail(one, 40, feeds="")
     assert one.room(10.0) == 128
+
+
+# --- drained slowly, after maintenance
+
+
+def claimed_in_two_seconds(one: Lane) -> int:
+    """Claim as much as there is room for, every tenth of a second, from a queue that holds plenty."""
+    count = 0
+    for tenth in range(20):
+        now_s = 1.0 + tenth / 10
+        asked = one.room(now_s)
+        if asked:
+            one.reserve(asked, now_s)
+            one.returned(asked, asked, now_s)
+            count += asked
+            for _ in range(asked):
+                one.slots.ended()
+    return count
+
+
+def test_a_queue_is_drained_at_its_rate() -> None:
+    one = lane()
+    one.drain = Drain(2.0)
+    assert claimed_in_two_seconds(one) == 4
+
+
+def test_a_drain_whose_claims_arent_counted_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Drain, "took", lambda self, count: None)
+    one = lane()
+    one.drain = Drain(2.0)
+    assert claimed_in_two_seconds(one) > 4
+
+
+def test_the_rate_ends_when_a_claim_has_left_nothing() -> None:
+    one = lane()
+    one.drain = Drain(2.0)
+    one.reserve(1, 1.0)
+    one.returned(1, 0, 1.0)
+    assert one.drain is None
+    assert one.room(1.0) == 8

@@ -61,9 +61,11 @@ def _of_door(known: Known) -> list[Term]:
     limit = f"{let_in.most}" if let_in.limiter == "fixed" else f"{let_in.least} to {let_in.most}"
     limiter_why = _let_in_by(known, let_in.limiter_from, "limiter")
     queue_why = _let_in_by(known, let_in.call_queue_from, "call_queue")
+    if let_in.call_queue > let_in.most:
+        queue_why = f"as many as may run; {queue_why}: {let_in.call_queue}"
     return [
         Term("calls at a time", f"{limit} ({let_in.limiter})", limiter_why),
-        Term("calls that wait for a slot", f"at most {let_in.call_queue}", queue_why),
+        Term("calls that wait for a slot", f"at most {min(let_in.call_queue, let_in.most)}", queue_why),
     ]
 
 

@@ -268,8 +268,8 @@ def test_what_protects_a_call_names_who_set_it(folder: Path, monkeypatch: pytest
     assert price["calls at a time"] == ("128 (fixed)", "limiter= of the handler in kiosk")
     assert price["calls that wait for a slot"] == ("at most 0", "call_queue= of the handler in kiosk")
     assert buy["calls at a time"] == ("4 to 4 (aimd)", "default of limiter")
-    why = "as many as may run; call_queue, in RINGPOST_CALL_QUEUE: 7"
-    assert buy["calls that wait for a slot"] == ("at most 4", why)
+    why = "three quarters of those that may run; call_queue, in RINGPOST_CALL_QUEUE: 7"
+    assert buy["calls that wait for a slot"] == ("at most 3", why)
 
 
 def test_nobody_names_everything_that_was_looked_at(folder: Path) -> None:

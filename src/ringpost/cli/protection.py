@@ -61,11 +61,12 @@ def _of_door(known: Known) -> list[Term]:
     limit = f"{let_in.most}" if let_in.limiter == "fixed" else f"{let_in.least} to {let_in.most}"
     limiter_why = _let_in_by(known, let_in.limiter_from, "limiter")
     queue_why = _let_in_by(known, let_in.call_queue_from, "call_queue")
-    if let_in.call_queue > let_in.most:
-        queue_why = f"as many as may run; {queue_why}: {let_in.call_queue}"
+    longest = -(-3 * let_in.most // 4)
+    if let_in.call_queue > longest:
+        queue_why = f"three quarters of those that may run; {queue_why}: {let_in.call_queue}"
     return [
         Term("calls at a time", f"{limit} ({let_in.limiter})", limiter_why),
-        Term("calls that wait for a slot", f"at most {min(let_in.call_queue, let_in.most)}", queue_why),
+        Term("calls that wait for a slot", f"at most {min(let_in.call_queue, longest)}", queue_why),
     ]
 
 

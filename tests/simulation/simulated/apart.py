@@ -16,5 +16,5 @@ def simulated(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 def hold(first: int) -> None:
     """Fail where one of the towns from this seed on breaks a promise."""
-    done = simulated("--first", first, "--seeds", PART, "--processes", 1)
+    done = simulated("--first", first, "--seeds", PART, "--processes", 2)
     assert done.returncode == 0, done.stdout + done.stderr

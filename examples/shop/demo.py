@@ -66,7 +66,6 @@ class Shop:
         }
         names = ("accounts", "mail", "pricing", "analytics")
         self.processes = {name: Process(name, folder, environment) for name in names}
-        self.addresses = {name: process.url for name, process in self.processes.items()}
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Mailboxes]:
@@ -134,7 +133,7 @@ async def two_questions(shop: Shop, client: Client) -> None:
 
 def ask_from_threads(shop: Shop) -> list[object]:
     """Do it as a Flask view or a script would: no await anywhere."""
-    with blocking.Client(store=shop.store, addresses=shop.addresses) as client, ThreadPoolExecutor(2) as threads:
+    with blocking.Client(store=shop.store) as client, ThreadPoolExecutor(2) as threads:
         return list(threads.map(lambda item: client.call(Pricing.quote, item), ITEMS))
 
 
@@ -282,7 +281,7 @@ async def until(true: Callable[[], T], timeout_s: float = 30) -> T:
 
 
 async def story(shop: Shop, boxes: Mailboxes) -> None:
-    async with Client(store=shop.store, addresses=shop.addresses) as client:
+    async with Client(store=shop.store) as client:
         await two_questions(shop, client)
         await registration(shop, client, boxes)
         await outage(shop, client, boxes)

@@ -4,7 +4,6 @@ Like PostgreSQL it refuses to run as root, and runs as `nobody` then.
 """
 
 import os
-import pwd
 import shutil
 import socket
 import subprocess
@@ -12,7 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from servers.postgres import NoServer, RealPostgres
+from servers.postgres import RealPostgres
+from servers.programs import NoServer, free_port, launched, server_user
 
 POOL_SIZE = 3
 _START_S = 20.0
@@ -37,10 +37,10 @@ class RealPgbouncer:
     def __init__(self, server: RealPostgres) -> None:
         self._server = server
         self._folder = Path(tempfile.mkdtemp(prefix="ringpost-pgbouncer-"))
-        self._user = pwd.getpwnam("nobody").pw_uid if os.getuid() == 0 else None
+        self._user = server_user()
         self._process: subprocess.Popen[bytes] | None = None
         self._program = ""
-        self.port = _free_port()
+        self.port = free_port()
 
     def start(self) -> None:
         program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
@@ -68,19 +68,8 @@ class RealPgbouncer:
         self._launch()
 
     def _launch(self) -> None:
-        log = (self._folder / "log").open("ab")
-        with log:
-            self._process = subprocess.Popen(
-                [self._program, str(self._folder / "config")],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self._folder,
-                user=self._user,
-                group=self._user,
-                extra_groups=None if self._user is None else [],
-                start_new_session=True,
-            )
+        argv = [self._program, str(self._folder / "config")]
+        self._process = launched(argv, self._folder, self._user)
         self._wait()
 
     def stop(self) -> None:
@@ -103,9 +92,3 @@ class RealPgbouncer:
             except OSError:
                 time.sleep(0.02)  # it says nothing that could be waited for
         raise NoServer(f"pgbouncer did not start: {(self._folder / 'log').read_text()[-500:]}")
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-        return port

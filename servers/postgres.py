@@ -6,10 +6,8 @@ PostgreSQL refuses to run as root, so under root it runs as `nobody`, from a cop
 import asyncio
 import importlib.util
 import os
-import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import threading
@@ -19,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+
+from servers.programs import NoServer, free_port, launched, server_user
 
 _START_S = 30.0
 _CONFIG = """
@@ -35,10 +35,6 @@ logging_collector = off
 """
 
 
-class NoServer(Exception):
-    """There is no PostgreSQL to be had here; the message says why."""
-
-
 class RealPostgres:
     """One server. `fsync` off is for tests that assert nothing about durability."""
 
@@ -46,7 +42,7 @@ class RealPostgres:
         self._fsync = fsync
         self._shared_buffers_mb = shared_buffers_mb
         self.folder = Path(tempfile.mkdtemp(prefix="ringpost-postgres-"))
-        self._user = pwd.getpwnam("nobody").pw_uid if os.getuid() == 0 else None
+        self._user = server_user()
         self._process: subprocess.Popen[bytes] | None = None
         self._databases = 0
         self.port = 0
@@ -63,7 +59,7 @@ class RealPostgres:
         self._run([str(self._bin / "initdb"), "-D", str(data), "-U", "postgres", "-A", "trust", "-E", "UTF8",
                    "--locale=C", "--no-sync", "--no-instructions"])  # fmt: skip
         for _ in range(3):
-            self.port = _free_port()
+            self.port = free_port()
             config = _CONFIG.format(
                 folder=self.folder,
                 port=self.port,
@@ -78,19 +74,8 @@ class RealPostgres:
 
     def launch(self) -> None:
         """Start the server's process."""
-        log = (self.folder / "log").open("ab")
-        with log:
-            self._process = subprocess.Popen(
-                [str(self._bin / "postgres"), "-D", str(self.folder / "data")],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self.folder,
-                user=self._user,
-                group=self._user,
-                extra_groups=None if self._user is None else [],
-                start_new_session=True,
-            )
+        argv = [str(self._bin / "postgres"), "-D", str(self.folder / "data")]
+        self._process = launched(argv, self.folder, self._user)
 
     def end(self, how: signal.Signals) -> None:
         """Send the postmaster a signal, and wait for its end. TERM lets sessions finish, INT ends them."""
@@ -203,9 +188,3 @@ class Portal:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-        return port

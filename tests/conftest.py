@@ -1,11 +1,11 @@
 """Real servers, one of a kind for all tests of a process, started by the first that asks. And what a process has
 learned of the targets that it calls doesn't reach from one test to the next."""
 
-import os
 from collections.abc import Iterator
 
 import pytest
-from servers.postgres import NoServer, RealPostgres
+from servers.postgres import RealPostgres
+from servers.programs import NoServer, missing
 
 from ringpost.client.guards import PROCESS
 
@@ -16,9 +16,7 @@ def _running(*, fsync: bool) -> Iterator[RealPostgres]:
         server.start()
         yield server
     except NoServer as exc:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(f"NO POSTGRESQL: {exc}")
+        missing("POSTGRESQL", exc)
     finally:
         server.stop()
 

@@ -1,14 +1,14 @@
 """A store behind pgbouncer in transaction mode: the suite, more stores than connections, a pooler that goes away."""
 
 import asyncio
-import os
 from collections.abc import Iterator
 
 import asyncpg
 import pytest
 from postgres_stores import PostgresStores
 from servers.pgbouncer import POOL_SIZE, RealPgbouncer
-from servers.postgres import NoServer, RealPostgres
+from servers.postgres import RealPostgres
+from servers.programs import NoServer, missing
 
 from ringpost.contract.errors import StoreError
 from ringpost.core.message import Settlement, State
@@ -28,9 +28,7 @@ def pooler(fast_postgres: RealPostgres) -> Iterator[RealPgbouncer]:
         made.start()
         yield made
     except NoServer as exc:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(f"NO PGBOUNCER: {exc}")
+        missing("PGBOUNCER", exc)
     finally:
         made.stop()
 

@@ -1,0 +1,50 @@
+"""What starting a real server takes: a free port, a user that it runs as, a process of its own; and what happens where
+there is none to be had."""
+
+import os
+import pwd
+import socket
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+
+class NoServer(Exception):
+    """There is no such server to be had here; the message says why."""
+
+
+def missing(what: str, exc: NoServer) -> None:
+    """Skip loudly what needs a server that isn't there; where everything must be there, fail."""
+    if os.environ.get("CI") == "true":
+        raise exc
+    pytest.skip(f"NO {what}: {exc}")
+
+
+def free_port() -> int:
+    """Give a port of the loopback interface that was free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
+
+
+def server_user() -> int | None:
+    """Give the user whom a server that refuses root runs as; None: as we do."""
+    return pwd.getpwnam("nobody").pw_uid if os.getuid() == 0 else None
+
+
+def launched(argv: Sequence[str], folder: Path, user: int | None) -> "subprocess.Popen[bytes]":
+    """Start a server in a folder; what it says is added to the file `log` there."""
+    with (folder / "log").open("ab") as log:
+        return subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=folder,
+            user=user,
+            group=user,
+            extra_groups=None if user is None else [],
+            start_new_session=True,
+        )

@@ -268,7 +268,7 @@ def test_what_protects_a_call_names_who_set_it(folder: Path, monkeypatch: pytest
     assert price["calls at a time"] == ("128 (fixed)", "limiter= of the handler in kiosk")
     assert price["calls that wait for a slot"] == ("at most 0", "call_queue= of the handler in kiosk")
     assert buy["calls at a time"] == ("4 to 4 (aimd)", "default of limiter")
-    why = "three quarters of those that may run; call_queue, in RINGPOST_CALL_QUEUE: 7"
+    why = "half of those that may run; call_queue, in RINGPOST_CALL_QUEUE: 7"
     assert buy["calls that wait for a slot"] == ("at most 3", why)
 
 

@@ -153,12 +153,12 @@ async def test_ten_times_too_much_is_turned_away_at_once_and_costs_no_task(monke
 
 
 async def test_the_higher_priority_finds_room_where_the_lower_is_told_at_once_that_there_is_none() -> None:
-    held = Held(concurrency=3, limiter="fixed")
+    held = Held(concurrency=6, limiter="fixed")
     async with serving([held.service]) as (site, port):
-        running = [await Peer.at(port) for _ in range(3)]
+        running = [await Peer.at(port) for _ in range(6)]
         for number, peer in enumerate(running):
             peer.post(str(number))
-        await until(lambda: len(held.begun) == 3)
+        await until(lambda: len(held.begun) == 6)
         inside: list[Peer] = []
         for priority in ("low", "normal", "high"):
             entering, too_many = await Peer.at(port), await Peer.at(port)
@@ -172,8 +172,8 @@ async def test_the_higher_priority_finds_room_where_the_lower_is_told_at_once_th
             too_many.close()
         assert not held.ended, "nobody had to end for that"
         held.go_on.set()
-        assert [(await peer.answer()).status for peer in (*running, *inside)] == [200] * 6
-        assert held.begun[3:] == ["low", "normal", "high"]
+        assert [(await peer.answer()).status for peer in (*running, *inside)] == [200] * 9
+        assert held.begun[6:] == ["low", "normal", "high"]
         for peer in (*running, *inside):
             peer.close()
 

@@ -63,7 +63,7 @@ def _of_door(known: Known) -> list[Term]:
     queue_why = _let_in_by(known, let_in.call_queue_from, "call_queue")
     longest = -(-3 * let_in.most // 4)
     if let_in.call_queue > longest:
-        queue_why = f"three quarters of those that may run; {queue_why}: {let_in.call_queue}"
+        queue_why = f"half of those that may run; {queue_why}: {let_in.call_queue}"
     return [
         Term("calls at a time", f"{limit} ({let_in.limiter})", limiter_why),
         Term("calls that wait for a slot", f"at most {min(let_in.call_queue, longest)}", queue_why),

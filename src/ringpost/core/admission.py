@@ -1,7 +1,7 @@
 """Who may run now, who waits a moment, and who is turned away: one operation in one process.
 
 Calls and messages have `total` slots together, and a limiter says how many of them calls may have. A call that finds
-none waits in a queue of at most three quarters of that limit, first come, first served. It is told at once where there
+none waits in a queue of at most half of that limit, first come, first served. It is told at once where there
 is no place for it, and who has one keeps it:
 
 - each priority may enter only up to a height of its own: low while less than a third of the queue stands there, normal
@@ -223,8 +223,9 @@ class Admission(Struct, eq=False):
         for higher, full_s in self._full_s.items():
             if higher < priority and now_s - full_s < self.average_s:
                 return 0
-        # Three quarters, rounded up: who waits for as many as run takes twice as long as alone, and a little more.
-        longest = -(-3 * self.calls_max // 4)
+        # Half, rounded up: who waits for half as many as run takes one and a half times as long as alone, and a little
+        # more; the rest of twice as long is for what an overload does to the process and its connections.
+        longest = -(-self.calls_max // 2)
         return -(-min(self.queue_max, longest) * THIRDS[priority] // 3)
 
     def _wait_s(self, before: int) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from ringpost.cli import dead
+from ringpost.cli.dead import orders
 from ringpost.cli.main import ringpost
 from ringpost.cli.stores import operator
 from ringpost.client.posting import new_id
@@ -130,7 +130,7 @@ def test_a_canary_that_nobody_waits_for_is_found_out(path: Path, monkeypatch: py
     async def hasty(*_: object) -> str:
         return ""
 
-    monkeypatch.setattr(dead, "_not_well", hasty)
+    monkeypatch.setattr(orders, "not_well", hasty)
     killed(path, ["x"] * 8)
     with worked(path, lambda _: State.DEAD):
         assert "replayed 8" in ran("dead", "replay", "--queue", QUEUE, "--all", "--canary", "2").stdout

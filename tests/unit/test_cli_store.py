@@ -10,8 +10,8 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
-from ringpost.cli.editing import patched
-from ringpost.cli.letter import masked
+from ringpost.cli.dead.editing import patched
+from ringpost.cli.dead.letter import masked
 from ringpost.cli.main import ringpost
 from ringpost.client.posting import new_id
 from ringpost.core import ids, notes

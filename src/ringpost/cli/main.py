@@ -21,7 +21,7 @@ COMMANDS = {
     "ticket": ("ringpost.cli.tickets:ticket", "Show, follow or cancel what was sent."),
     "queues": ("ringpost.cli.queues:queues", "Show what waits, how long, and who works it."),
     "maintenance": ("ringpost.cli.maintenance:maintenance", "Close services for a time, and open them again."),
-    "dead": ("ringpost.cli.dead:dead", "List, show, replay and drop dead letters."),
+    "dead": ("ringpost.cli.dead.commands:dead", "List, show, replay, edit and drop dead letters."),
     "subscriptions": ("ringpost.cli.subscriptions:subscriptions", "List and remove subscriptions to events."),
     "explain": ("ringpost.cli.explain:explain", "Say where a call and a message go, what holds, and who said so."),
     "breakers": ("ringpost.cli.breakers:breakers", "Show which calls are broken off; hold a breaker open or closed."),

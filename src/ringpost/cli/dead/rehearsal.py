@@ -2,10 +2,12 @@
 
 from collections import Counter
 
+import click
 from msgspec import Struct
 
-from ringpost.cli.letter import operation_of
-from ringpost.cli.plan import Plan, found
+from ringpost.cli.dead.letter import operation_of
+from ringpost.cli.dead.plan import Plan, found
+from ringpost.cli.output import plain, print_json
 from ringpost.cli.posting import checked
 from ringpost.cli.stores import described
 from ringpost.contract.errors import InvalidRequest, UsageError
@@ -26,6 +28,19 @@ class Rehearsal(Struct):
     unfit: int = 0
     unknown: int = 0
     examples: list[str] = []
+
+    def tell(self, *, as_json: bool) -> int:
+        """Print what was found, and give the exit code."""
+        if as_json:
+            print_json(self)
+        else:
+            for queue, count in self.queues.items():
+                click.echo(plain(f"{queue}: {count:,}"))
+            unknown = f", {self.unknown:,} of which nobody noted what they must be" if self.unknown else ""
+            click.echo(f"{self.fit:,} fit, {self.unfit:,} don't{unknown}; nothing was replayed")
+            for example in self.examples:
+                click.echo(plain(f"  {example}"))
+        return 1 if self.unfit else 0
 
 
 async def rehearse(store: Store, plan: Plan, settings: Settings) -> Rehearsal:

@@ -12,6 +12,7 @@ from ringpost.service.admits import Admits, admits, slots_of
 from ringpost.service.context import Context
 from ringpost.service.handler import Handler
 from ringpost.service.inject import Injector, Resources, itself
+from ringpost.service.lender import Lender
 from ringpost.service.pipeline import Pipeline
 from ringpost.service.provide import Parameter, Sources, hints_of, name_of, parameters_of, source_of
 from ringpost.service.service import Service, check_request, unimplemented
@@ -30,6 +31,9 @@ class Assembly(Struct, frozen=True):
     parameters: dict[str, tuple[Parameter, ...]]  # by queue, beside the request
     sources: dict[str, Sources]
     transacting: set[str]  # queues whose handlers, or what they are provided with, take a Transaction
+    lenders: dict[
+        str, Lender
+    ]  # by queue, of handlers that take a session, themselves or by what they are provided with
 
     def thread_count(self) -> int:
         """Say how many `def` handlers may run at once."""
@@ -80,7 +84,7 @@ def assembled(services: Sequence[Service], overrides: Sequence[Provider] = ()) -
     if not services:
         raise UsageError("There is nothing to run: give at least one Service.")
     extra = [source_of(provider) for provider in overrides]
-    assembly = Assembly(tuple(services), {}, {}, {}, set())
+    assembly = Assembly(tuple(services), {}, {}, {}, set(), {})
     for service in services:
         if not isinstance(service, Service):
             raise UsageError(f"{service!r} isn't a Service.")
@@ -116,6 +120,25 @@ def _add(assembly: Assembly, queue: str, handler: Handler, sources: Sources) -> 
     assembly.parameters[queue] = parameters
     if any(_is_given(form) and _name(form) == "Transaction" for form in taken):
         assembly.transacting.add(queue)
+    lenders = sources.lenders(taken)
+    if lenders:
+        _check_lent(handler, [_name(one.provides) for one in lenders], queue in assembly.transacting)
+        assembly.lenders[queue] = lenders[0]
+
+
+def _check_lent(handler: Handler, sessions: Sequence[str], transacting: bool) -> None:
+    """Refuse more than one transaction in a handling, and a thread that would have to await."""
+    name = name_of(handler.function)
+    both = [*sessions, *(["Transaction"] if transacting else [])]
+    if len(both) > 1:
+        raise UsageError(
+            f"{name} takes {listed(both)}, itself or by what it is provided with: one handling has one transaction, so "
+            "that everything commits together. Take one of them."
+        )
+    if not handler.is_async:
+        raise UsageError(
+            f"{name} is `def` and runs in a thread, where {sessions[0]} can't be awaited: make it `async def`."
+        )
 
 
 def _check_given(handler: Handler, parameters: Sequence[Parameter]) -> None:

@@ -33,7 +33,7 @@ from ringpost.core.outcome import Stopped
 from ringpost.service.handler import Handler
 from ringpost.service.schedule import wall_ms
 from ringpost.service.staging import Now, Staging, UsualSends, over, staged
-from ringpost.service.transaction import Transaction
+from ringpost.service.transaction import HandlingTransaction, Transaction
 from ringpost.settings import Settings
 from ringpost.store.port import Report, Store
 
@@ -101,7 +101,7 @@ class Context(Caller):
         self._task = task
         self._ends_s = ends_s
         self._staging: Staging | None = None
-        self._tx: Transaction | None = None
+        self._tx: HandlingTransaction | None = None
         self._ended = False
         self._asked = False  # the task was cancelled by us
         self._reason: Stopped | None = None
@@ -184,7 +184,7 @@ class Context(Caller):
         delivery, store = self._delivery, self._means.store
         if delivery is None or store is None or self._request is not None:
             return
-        if self._tx is not None and self._tx._begun:
+        if self._tx is not None and self._tx._wrote:
             return  # the store may be waiting for this handler
         now_s = self._means.loop.time()
         if now_s - self._reported_s < _PROGRESS_S and fraction != 1:
@@ -306,7 +306,13 @@ class Context(Caller):
         """Give the transaction of this handling, one for all who ask."""
         if self._tx is None:
             self._tx = Transaction(self._store().begin, self._task)
+        assert isinstance(self._tx, Transaction)  # nothing else is taken beside one: that was seen at start
         return self._tx
+
+    def _end_with(self, tx: HandlingTransaction) -> None:
+        """Have the handling end in a transaction that another library began."""
+        assert self._tx is None
+        self._tx = tx
 
     def _end(self) -> list[Message] | tuple[()]:
         """Give what was staged; the verbs are of no use from now on."""
@@ -330,9 +336,9 @@ class Context(Caller):
         """Refuse what waits for others while others wait for this handler's Transaction."""
         if self._ended:
             raise over()
-        if self._tx is not None and self._tx._begun:
+        if self._tx is not None and self._tx._wrote:
             raise UsageError(
-                f"{self._handler.name} called {operation.full_name} after its Transaction had written: others would "
+                f"{self._handler.name} called {operation.full_name} after its transaction had written: others would "
                 "wait as long as the call takes. Call before the first write or lock, defer the write, or send."
             )
 

@@ -31,6 +31,7 @@ from ringpost.service.assembly import Assembly, assembled
 from ringpost.service.context import Means
 from ringpost.service.handler import Handler
 from ringpost.service.inject import Resources
+from ringpost.service.lender import Lender
 from ringpost.service.maintenance import Maintenance
 from ringpost.service.pipeline import Pipeline
 from ringpost.service.provide import name_of
@@ -40,7 +41,7 @@ from ringpost.service.service import Service
 from ringpost.service.threads import Threads
 from ringpost.service.worker import Worker, Working
 from ringpost.settings import Settings
-from ringpost.store.port import Store
+from ringpost.store.port import Joining, Store
 
 _LOG = logging.getLogger("ringpost.service")
 _RETRY_S = 1.0
@@ -218,6 +219,7 @@ class Host:
         runs_sql = self._store is not None and "sql" in self._store.facts.capabilities
         if not runs_sql:
             self._refuse_without_sql()
+        await self._check_lenders()
         loop = asyncio.get_running_loop()
         assembly = self._assembly
         router = Router(self._settings, self, self._store, self._world)
@@ -293,6 +295,32 @@ class Host:
                 f"{name_of(handler.function)}, which handles {handler.name}, takes a Transaction, and {store}. Set "
                 "`store` in ringpost.toml or RINGPOST_STORE to one with SQL, as sqlite:///ringpost.db."
             )
+
+    async def _check_lenders(self) -> None:
+        """Have it seen that the sessions which handlers take are on the store's database."""
+        for queue, lender in sorted(self._assembly.lenders.items()):
+            if not isinstance(self._store, Joining):
+                raise UsageError(self._not_joining(self._assembly.handlers[queue], lender))
+        for lender in dict.fromkeys(self._assembly.lenders.values()):
+            assert isinstance(self._store, Joining)
+            await lender.check(self._store)
+
+    def _not_joining(self, handler: Handler, lender: Lender) -> str:
+        taken, url = lender.provides.__name__, "" if self._store is None else self._store.facts.url
+        store = f"the store {url} is in no PostgreSQL database" if url else "this process has no store"
+        text = (
+            f"{name_of(handler.function)}, which handles {handler.name}, takes {taken}, in whose transaction its "
+            f"handling is to end, and {store}: one commit can't be over both. "
+        )
+        if url.startswith("memory:"):
+            return (
+                f"{text}In a test, give Harness(provides=[…]) a function that returns the {taken} it shall work with, "
+                "which then commits by itself; or use `serve` with a store in PostgreSQL."
+            )
+        return (
+            f"{text}Set `store` in ringpost.toml or RINGPOST_STORE to the session's database, as "
+            "postgresql://user@host/database, or take a Transaction, whose tables are in the store's."
+        )
 
 
 def _without_own(settings: Settings, assembly: Assembly) -> Settings:

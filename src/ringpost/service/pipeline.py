@@ -26,7 +26,7 @@ from ringpost.service.inject import Invoke
 from ringpost.service.provide import name_of
 from ringpost.service.reservation import Reservations
 from ringpost.service.slots import Slots
-from ringpost.service.transaction import Transaction
+from ringpost.service.transaction import HandlingTransaction
 
 Authenticate = Callable[[Mapping[str, str]], Awaitable[Identity | None]]
 Middleware = Callable[[Context, Callable[[], Awaitable[object]]], Awaitable[object]]
@@ -314,7 +314,7 @@ class Pipeline:
         puts = await self._means.store.put(staged)
         return next((put.refused for put in puts if put.refused), "")
 
-    async def _commit(self, tx: Transaction, settlement: Settlement | None, staged: Sequence[Message]) -> str:
+    async def _commit(self, tx: HandlingTransaction, settlement: Settlement | None, staged: Sequence[Message]) -> str:
         """Commit what a call wrote and staged; gives why not, if not. Raises _Undone where its own SQL failed."""
         try:
             done = await tx._commit(settlement, staged)
@@ -421,12 +421,13 @@ class Pipeline:
         return await self._transacted(bound, ctx._tx, settlement, charge)
 
     async def _transacted(
-        self, bound: Bound, tx: Transaction, settlement: Settlement, charge: bool
+        self, bound: Bound, tx: HandlingTransaction, settlement: Settlement, charge: bool
     ) -> Settlement | Settled:
         """End a message whose handler wrote: what it only deferred goes with the next turn, else it commits itself.
         From here on nothing cancels it."""
-        if not tx._begun:
-            settlement.sql = tx._deferred
+        deferred = tx._only_deferred
+        if deferred is not None:
+            settlement.sql = deferred
             return settlement
         try:
             return Settled(settlement, await asyncio.shield(self.spawn(tx._commit(settlement))))

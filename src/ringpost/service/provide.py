@@ -24,6 +24,7 @@ from msgspec import Struct
 
 from ringpost.contract.errors import UsageError, listed
 from ringpost.contract.vocabulary import Provider
+from ringpost.service.lender import Lender
 from ringpost.service.transaction import Transaction
 
 Shape = Literal["plain", "async", "generator", "async_generator"]
@@ -58,6 +59,8 @@ def source_of(provider: Provider) -> Source:
         return Source(provider, provider, "plain", parameters_of(provider.__init__, skip=1, owner=name_of(provider)))
     function = cast(Callable[..., Any], provider)
     hints = hints_of(function)
+    if isinstance(provider, Lender):
+        return Source(provider.provides, function, "plain", parameters_of(function, hints=hints))
     shape = _shape(function)
     if "return" not in hints:
         raise UsageError(
@@ -225,6 +228,11 @@ class Sources:
                 source = self.provides.get(form)
                 waiting += [] if source is None else [parameter.type for parameter in source.parameters]
         return frozenset(taken)
+
+    def lenders(self, taken: Iterable[object]) -> list[Lender]:
+        """Give those of the types taken whose provider lends a transaction of its own."""
+        sources = [self.provides[form] for form in taken if form in self.provides]
+        return [source.function for source in sources if isinstance(source.function, Lender)]
 
     def provide_order(self, parameters: Iterable[Parameter], given: frozenset[object], owner: str) -> list[Source]:
         """Give what must be made for these parameters of a handler, each after what it depends on. `given`: types that

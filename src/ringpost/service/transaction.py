@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast, final
+from typing import Any, Protocol, cast, final
 
 from ringpost.contract.errors import StateError, UsageError
 from ringpost.core.message import Message, Settlement, Statement
@@ -14,6 +14,35 @@ Begin = Callable[[Callable[[], str]], SqlTransaction]
 
 DEFERRED_MAX = 1000
 DEFERRED_BYTES_MAX = 16 << 20
+
+
+class HandlingTransaction(Protocol):
+    """What ends with a handling, as the pipeline sees it: a Transaction, or a session that another library began."""
+
+    @property
+    def _wrote(self) -> bool:
+        """Whether others may be waiting for it."""
+        ...
+
+    @property
+    def _used(self) -> bool:
+        """Whether there is anything to commit."""
+        ...
+
+    @property
+    def _only_deferred(self) -> Sequence[Statement] | None:
+        """What it leaves to a commit that others share; None where it has to commit itself."""
+        ...
+
+    def _end(self) -> None:
+        """Take no more statements."""
+        ...
+
+    async def _commit(self, settlement: Settlement | None, staged: Sequence[Message] = ()) -> bool:
+        """Commit the end of a handling; False where its fence was lost. Raises what a statement raised."""
+        ...
+
+    async def _rollback(self) -> None: ...
 
 
 @final
@@ -77,23 +106,24 @@ class Transaction:
         """Begin now, before reading what will be written: nobody else writes between the two."""
         await self._opened().lock()
 
-    # --- for the pipeline
+    # --- for the pipeline: see HandlingTransaction
 
     @property
-    def _begun(self) -> bool:
+    def _wrote(self) -> bool:
         return self._sql is not None and self._sql.begun
 
     @property
     def _used(self) -> bool:
-        """Whether there is anything to commit."""
-        return bool(self._deferred) or self._begun
+        return bool(self._deferred) or self._wrote
+
+    @property
+    def _only_deferred(self) -> Sequence[Statement] | None:
+        return None if self._wrote else self._deferred
 
     def _end(self) -> None:
-        """Take no more statements."""
         self._over = True
 
     async def _commit(self, settlement: Settlement | None, staged: Sequence[Message] = ()) -> bool:
-        """Commit the end of a handling; False where its fence was lost. Raises what a statement raised."""
         if settlement is not None:
             settlement.sql = self._deferred
         return await self._begun_sql().commit(settlement, staged, self._deferred)

@@ -334,12 +334,40 @@ class Joined(Protocol):
         ...
 
 
+class JoinedEnd(Protocol):
+    """The end of a handling on its way into a transaction that is somebody else's."""
+
+    async def settle(self, session: object) -> bool:
+        """Settle under the fence and put what was staged, in the session's transaction, which the caller then commits.
+
+        False: the fence was lost, and the session is to be rolled back; so it is if this raises: what the driver
+        raises, StoreError.
+        """
+        ...
+
+    def committed(self) -> None:
+        """Wake who waits for it. To be called once the session has committed."""
+        ...
+
+
 @runtime_checkable
 class Joining(Protocol):
     """A store that shares a database with others, and can be put into by their commits."""
 
     async def join(self, messages: Sequence[Message]) -> Joined:
         """Make messages ready to be put in somebody else's transaction. Nothing is stored yet."""
+        ...
+
+    async def join_end(self, settlement: Settlement | None, staged: Sequence[Message]) -> JoinedEnd:
+        """Make the end of a handling ready for somebody else's transaction, as `SqlTransaction.commit` takes it.
+        Nothing is stored yet."""
+        ...
+
+    async def joins(self, session: object) -> bool:
+        """Say whether an awaited session is on this store's database, as its server says. Writes nothing.
+
+        Raises UsageError for a session that can't be joined, and what the driver raises.
+        """
         ...
 
 

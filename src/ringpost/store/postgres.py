@@ -36,7 +36,8 @@ from ringpost.store.port import (
 from ringpost.store.postgres_bell import Bell
 from ringpost.store.postgres_claim import Want
 from ringpost.store.postgres_db import Db
-from ringpost.store.postgres_lent import Joined
+from ringpost.store.postgres_handling import queues_of
+from ringpost.store.postgres_lent import Joined, JoinedEnd, is_on_store
 from ringpost.store.postgres_link import Link
 from ringpost.store.postgres_put import signed
 from ringpost.store.postgres_renewal import Renewal
@@ -139,6 +140,18 @@ class PostgresStore:
             _check(message)
         queues = await self._usable().pool.know({message.queue for message in messages if not message.event})
         return Joined(self.facts.store_id, self._server.schema, queues, messages)
+
+    async def join_end(self, settlement: Settlement | None, staged: Sequence[Message]) -> JoinedEnd:
+        """Make the end of a handling ready for a transaction of somebody else on this database."""
+        for message in staged if settlement is None else settlement.staged:
+            _check(message)
+        opened = self._usable()
+        queues = await opened.pool.know(queues_of(settlement, staged))
+        return JoinedEnd(self._server.schema, queues, settlement, staged, opened.committed)
+
+    async def joins(self, session: object) -> bool:
+        """Ask a session's server whether this store is in its database."""
+        return await is_on_store(session, self.facts.store_id, self._server.schema)
 
     def renew(self, holder: int, lease_s: float) -> Renewed:
         """Lengthen a holder's leases; blocks, so call it from a thread of its own."""

@@ -1,22 +1,22 @@
-"""A transaction that is somebody else's: what puts messages into it, whichever library it was begun with.
+"""A transaction that is somebody else's: what puts messages and ends of handlings into it, whichever library began it.
 
 The statements are the store's own, with `$1`. asyncpg takes them as they are, psycopg 3 by its raw cursors; SQLAlchemy
 and Django have one of these two beneath. Libraries are told apart by the session, so that none is loaded here that the
 program doesn't use. Nothing is committed, rolled back or set on a connection that was lent.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, cast
 
 from ringpost.contract.errors import StoreError, UsageError
-from ringpost.core.message import Message
-from ringpost.store import postgres_put, postgres_read
+from ringpost.core.message import Message, Settlement
+from ringpost.store import postgres_handling, postgres_put, postgres_read
 from ringpost.store.port import Put
-from ringpost.store.postgres_db import Again, Db, Row, in_schema
+from ringpost.store.postgres_db import Again, Db, Row, in_schema, is_lost
 from ringpost.store.postgres_turn import Queues, Turn
 
 ROWS_MAX = 1000  # of one statement
-_OURS = "SELECT to_regclass($1::text) IS NOT NULL"
+_OURS = "SELECT to_regclass('ringpost.meta') IS NOT NULL"
 _STORE_ID = "SELECT value FROM ringpost.meta WHERE key = 'store_id'"
 _NOT_BEGUN = (
     "this connection is in no transaction, so there is no commit that the message could leave with: {how}, or use "
@@ -43,7 +43,11 @@ class Joined:
         """Put them, one answer each; they are there once the session commits. `blocking`: the session waits in its
         thread. Raises UsageError for a session of no use, StoreError where the transaction can't go on."""
         lent = _Lent(await _fetch_of(session, blocking=blocking), self._schema)
-        await self._check_same_store(lent)
+        if not await _has_store(lent, self._store_id):
+            raise UsageError(
+                "this session is on another database than the store: one commit can't be over both. Keep the store "
+                f"(schema {self._schema}) in the session's database, or use client.send after the commit"
+            )
         turn = Turn(cast(Db, lent), self._queues)  # to put is to fetch
         try:
             puts: list[Put] = []
@@ -55,14 +59,51 @@ class Joined:
             raise StoreError("others were in the way of this transaction: roll it back, and take it again") from exc
         return puts
 
-    async def _check_same_store(self, lent: "_Lent") -> None:
-        """Look before the first write: a statement that fails would spoil the transaction."""
-        there = (await lent.fetch(_OURS, f'"{self._schema}".meta'))[0][0]
-        if not there or (await lent.fetch(_STORE_ID))[0][0] != self._store_id:
-            raise UsageError(
-                "this session is on another database than the store: one commit can't be over both. Keep the store "
-                f"(schema {self._schema}) in the session's database, or use client.send after the commit"
-            )
+
+class JoinedEnd:
+    """See `port.JoinedEnd`. `queues` are known to the store; `told` hears what a commit brought."""
+
+    def __init__(
+        self,
+        schema: str,
+        queues: Queues,
+        settlement: Settlement | None,
+        staged: Sequence[Message],
+        told: Callable[[Turn], None],
+    ) -> None:
+        self._schema = schema
+        self._queues = queues
+        self._settlement = settlement
+        self._staged = staged
+        self._told = told
+        self._turn: Turn | None = None
+
+    async def settle(self, session: object) -> bool:
+        lent = _Lent(await _fetch_of(session, blocking=False), self._schema)
+        self._turn = turn = Turn(cast(Db, lent), self._queues)  # to end is to fetch
+        try:
+            return await postgres_handling.end(turn, self._settlement, self._staged)
+        except Again as exc:
+            raise StoreError("others were in the way of this commit; nothing of it was kept") from exc
+        except Exception as exc:
+            if not is_lost(exc):
+                raise
+            raise StoreError(f"the database did not answer: {exc}") from exc
+
+    def committed(self) -> None:
+        assert self._turn is not None
+        self._told(self._turn)
+
+
+async def is_on_store(session: object, store_id: str, schema: str) -> bool:
+    """Ask a session's server whether a store is in its database."""
+    return await _has_store(_Lent(await _fetch_of(session, blocking=False), schema), store_id)
+
+
+async def _has_store(lent: "_Lent", store_id: str) -> bool:
+    """Look before the first write: a statement that fails would spoil the transaction."""
+    there = (await lent.fetch(_OURS))[0][0]
+    return bool(there) and (await lent.fetch(_STORE_ID))[0][0] == store_id
 
 
 class _Lent:
@@ -90,8 +131,9 @@ async def _of_sqlalchemy(session: Any, *, blocking: bool) -> Fetch:
     if any(kind.__module__.startswith("sqlalchemy.ext.asyncio") for kind in type(session).__mro__):
         _check_kind(waits=True, blocking=blocking)
         connection = session if hasattr(session, "sync_connection") else await session.connection()
-        await connection.exec_driver_sql("SELECT 1")  # with asyncpg it begins at its first statement
         raw = await connection.get_raw_connection()
+        if _library(raw.driver_connection) == "asyncpg" and not raw.driver_connection.is_in_transaction():
+            await connection.exec_driver_sql("SELECT 1")  # with asyncpg it begins at its first statement
     else:
         _check_kind(waits=False, blocking=blocking)
         connection = session.connection() if callable(getattr(session, "connection", None)) else session

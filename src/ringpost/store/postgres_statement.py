@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from itertools import pairwise
 
 from ringpost.contract.errors import UsageError
 from ringpost.core.message import Statement
@@ -9,12 +11,17 @@ from ringpost.core.message import Statement
 # What is skipped as a whole: strings, quoted names, dollar quotes, comments.
 _QUOTED = r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|\$(\w*)\$.*?\$\1\$|--[^\n]*|/\*.*?\*/"
 _WORDS = re.compile(_QUOTED + r"|(\w+)", re.DOTALL)
+_PARTS = re.compile(_QUOTED + r"|(;)", re.DOTALL)
 _NAMED = re.compile(_QUOTED + r"|(?<![:\w]):(\w+)", re.DOTALL)
 _BARRED = frozenset(
     {"abort", "begin", "commit", "discard", "end", "listen", "load", "notify", "prepare", "release", "reset"}
     | {"rollback", "savepoint", "set", "start", "unlisten"}
 )
 _READS = frozenset({"select", "values", "table", "show", "with", "explain"})
+_CHANGES = frozenset({"insert", "update", "delete", "merge"})  # also within one that begins as if it only read
+_SHARES = (("for", "share"), ("key", "share"))
+_ENDS = frozenset({"abort", "begin", "commit", "end", "rollback", "start"})
+_MARKS = frozenset({"savepoint", "release", "rollback", "set"})  # these only mark where it stands, or how it goes on
 
 
 def first_word(sql: str) -> str:
@@ -27,6 +34,29 @@ def may_read_only(sql: str) -> bool:
     return first_word(sql) in _READS
 
 
+@lru_cache(512)
+def may_write(sql: str) -> bool:
+    """Say whether a statement may write or lock rows, as far as its text tells."""
+    words = _words(sql)
+    if not words or words[0] in _MARKS:
+        return False
+    if words[0] not in _READS or not _CHANGES.isdisjoint(words):
+        return True
+    return any(pair in _SHARES for pair in pairwise(words))
+
+
+@lru_cache(512)
+def ends(sql: str) -> str:
+    """Give the word by which a statement, or one of several, begins or ends the transaction; savepoints don't."""
+    for part in _parts(sql):
+        words = _words(part)
+        if words and words[0] in _ENDS and "to" not in words:  # ROLLBACK TO is a savepoint's
+            return words[0].upper()
+        if words[:2] == ["prepare", "transaction"]:
+            return "PREPARE TRANSACTION"
+    return ""
+
+
 def check(sql: str, schema: str) -> None:
     """Refuse what would end the transaction or change the session, and what names the store's own tables."""
     word = first_word(sql)
@@ -34,6 +64,16 @@ def check(sql: str, schema: str) -> None:
         raise UsageError(f"{word.upper()} is not for handlers: the transaction ends with the handling")
     if re.search(rf'(?<!\w)"?{re.escape(schema)}"?\s*\.', sql, re.IGNORECASE):
         raise UsageError(f"the tables of schema {schema} are the store's own; keep yours in another schema")
+
+
+def _words(sql: str) -> list[str]:
+    return [match[2].lower() for match in _WORDS.finditer(sql) if match[2]]
+
+
+def _parts(sql: str) -> list[str]:
+    """Give the statements of a text; a semicolon in a string or a comment ends none."""
+    ends = [match.start() for match in _PARTS.finditer(sql) if match[2]]
+    return [sql[a:b] for a, b in zip([0, *(end + 1 for end in ends)], [*ends, len(sql)], strict=True)]
 
 
 def positional(statement: Statement) -> tuple[str, Sequence[object]]:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from ringpost.contract.errors import StoreError, TransactionHeldTooLong, UsageError
 from ringpost.core.message import Message, Settlement, Statement
-from ringpost.store import postgres_put, postgres_read, postgres_settle, postgres_statement
+from ringpost.store import postgres_handling, postgres_statement
 from ringpost.store.postgres_db import Again, Db, Lost, Row, stood_idle, would_write
 from ringpost.store.postgres_link import PATIENCE_S, Connect, Link
 from ringpost.store.postgres_turn import Queues, Turn
@@ -139,15 +139,9 @@ class PostgresTransaction:
             text, values = postgres_statement.positional(statement)
             postgres_statement.check(text, self._schema)
             await db.user_fetch(text, *values)
-        messages = staged if settlement is None else settlement.staged
-        turn = Turn(db, await self._pool.know(_names(settlement, messages)))
-        if settlement is not None and not (await postgres_settle.settle_all(turn, [settlement]))[0]:
+        turn = Turn(db, await self._pool.know(postgres_handling.queues_of(settlement, staged)))
+        if not await postgres_handling.end(turn, settlement, staged):
             return False
-        if settlement is None and messages:
-            await postgres_put.put_all(turn, messages, None)
-        await turn.put_letters(postgres_put.put_all)
-        if turn.missed:
-            await postgres_read.count_gaps(turn)
         await db.commit()
         self._committed(turn)
         return True
@@ -211,8 +205,3 @@ class PostgresTransaction:
     def _check_open(self) -> None:
         if self._over:
             raise UsageError("this transaction is over: it ends with its handling")
-
-
-def _names(settlement: Settlement | None, staged: Sequence[Message]) -> set[str]:
-    names = {message.queue for message in staged if not message.event}
-    return names if settlement is None else names | {settlement.delivery.queue}

@@ -8,10 +8,13 @@ from msgspec import structs
 
 from ringpost.core import notes
 from ringpost.core.message import Cause, Delivery, Message, Priority, Record, Settlement, State
+from ringpost.core.subscription import caught_up
 from ringpost.settings import Settings
 from ringpost.store.memory import MemoryStore
+from ringpost.store.memory_log import Kept
 from ringpost.store.memory_rows import Row
 from ringpost.store.port import (
+    CaughtUp,
     Changed,
     Claimed,
     Conclude,
@@ -590,8 +593,145 @@ class CancelsNothingAway(MemoryStore):
 class ForgetsWhatTheSuspendedMiss(MemoryStore):
     """Leaves a suspended subscription out and doesn't write down that it did."""
 
-    def _count_gaps(self, event: str, now_ms: int) -> None:
+    def _count_gaps(self, *given: object) -> None:
         pass
+
+
+class CountsEveryRepeatAsMissed(MemoryStore):
+    """Writes down that a suspended subscription missed an event as often as that is published."""
+
+    def _told(self, message: Message, subscriptions: Mapping[str, notes.Subscription]) -> Put | None:
+        told = super()._told(message, subscriptions)
+        if told is not None:
+            self._count_gaps(message.event, subscriptions, 0, self._clock())
+        return told
+
+
+class LogsNothing(MemoryStore):
+    """Has forgotten what was told."""
+
+    def _keep(self, *given: object) -> int:
+        return 0
+
+
+class LogsEverything(MemoryStore):
+    """Keeps events that nobody asked to be kept."""
+
+    async def put(self, messages: Sequence[Message]) -> list[Put]:
+        return await super().put([structs.replace(one, log_s=one.log_s or 60) for one in messages])
+
+
+class LogsForEver(MemoryStore):
+    """Keeps events longer than was asked for."""
+
+    def _keep(self, message: Message, receivers: frozenset[str], now_ms: int) -> int:
+        return super()._keep(structs.replace(message, log_s=1_000_000), receivers, now_ms)
+
+
+class LogsWhatItRefuses(MemoryStore):
+    """Keeps an event for which there was no room."""
+
+    def _fan_out(self, message: Message, now_ms: int, limited: bool) -> Put:
+        done = super()._fan_out(message, now_ms, limited)
+        if done.refused == "full":
+            self._keep(message, frozenset(), now_ms)
+        return done
+
+
+class KnowsRepeatsByTheirDeliveries(MemoryStore):
+    """Tells an event again once its deliveries are gone."""
+
+    def _told(self, *given: object) -> None:
+        return None
+
+
+class GivesAllOfTheLog(MemoryStore):
+    """Gives a subscription again what it got with the publish."""
+
+    def _give(self, kept: Kept, queue: str, now_ms: int) -> bool:
+        return super()._give(structs.replace(kept, receivers=frozenset()), queue, now_ms)
+
+
+class GivesWithNewIds(MemoryStore):
+    """Gives what is in the log under ids that nobody knows."""
+
+    def _give(self, kept: Kept, queue: str, now_ms: int) -> bool:
+        entry = structs.replace(kept.entry, id=kept.entry.id[:-1] + b"?")
+        return super()._give(structs.replace(kept, entry=entry), queue, now_ms)
+
+
+class TellsThoseBehindAtOnce(MemoryStore):
+    """Lets a subscription that catches up have the new as well as the old."""
+
+    def _subscriptions(self, event: str, now_ms: int) -> dict[str, notes.Subscription]:
+        found = super()._subscriptions(event, now_ms)
+        return {queue: structs.replace(one, behind=False) for queue, one in found.items()}
+
+
+class LiveTooSoon(MemoryStore):
+    """Takes a subscription for live after one step."""
+
+    async def catch_up(self, event: str, queue: str, limit: int = 1000) -> CaughtUp:
+        done = await super().catch_up(event, queue, limit)
+        name = notes.subscription(event, queue)
+        if done.given:
+            self._rewrite(name, caught_up(notes.decode_subscription(self._notes[name].value), 0))
+        return structs.replace(done, behind=False)
+
+
+class NeverLive(MemoryStore):
+    """Leaves a subscription behind for ever."""
+
+    async def catch_up(self, event: str, queue: str, limit: int = 1000) -> CaughtUp:
+        name = notes.subscription(event, queue)
+        done = await super().catch_up(event, queue, limit)
+        if done.given and not done.behind:
+            before = notes.decode_subscription(self._notes[name].value)
+            self._rewrite(name, structs.replace(before, behind=True, read_at=1_000_000))
+        return done
+
+
+class GivesMoreThanAsked(MemoryStore):
+    """Gives all of the log in one step."""
+
+    async def catch_up(self, event: str, queue: str, limit: int = 1000) -> CaughtUp:
+        return await super().catch_up(event, queue, 1_000)
+
+
+class FillsQueuesFromTheLog(MemoryStore):
+    """Fills the queue of who catches up, so that nobody can publish."""
+
+    async def catch_up(self, event: str, queue: str, limit: int = 1000) -> CaughtUp:
+        kept, self._settings = self._settings, structs.replace(self._settings, depth_max=1_000_000)
+        try:
+            return await super().catch_up(event, queue, limit)
+        finally:
+            self._settings = kept
+
+
+class GivesToTheSuspended(MemoryStore):
+    """Lets the log flow where nobody takes it."""
+
+    async def catch_up(self, event: str, queue: str, limit: int = 1000) -> CaughtUp:
+        name = notes.subscription(event, queue)
+        if name in self._notes:
+            before = notes.decode_subscription(self._notes[name].value)
+            self._rewrite(name, structs.replace(before, suspended=False))
+        return await super().catch_up(event, queue, limit)
+
+
+class GivesWhatHasExpired(MemoryStore):
+    """Forgets when an event was to expire."""
+
+    def _give(self, kept: Kept, queue: str, now_ms: int) -> bool:
+        return super()._give(structs.replace(kept, entry=structs.replace(kept.entry, expires_ms=None)), queue, now_ms)
+
+
+class GivesBeforeItsTime(MemoryStore):
+    """Forgets when an event was to be due."""
+
+    def _give(self, kept: Kept, queue: str, now_ms: int) -> bool:
+        return super()._give(structs.replace(kept, entry=structs.replace(kept.entry, due_ms=None)), queue, now_ms)
 
 
 TWINS: Sequence[type[MemoryStore]] = [

@@ -44,7 +44,7 @@ if not twin:
 else:
     db.set_exec_trace(gone_at_the_point)
     db.execute(step).fetchall()
-    sqlite_schema.write_meta(db, "schema", 2)
+    sqlite_schema.write_meta(db, "schema", len(sqlite_schema.STEPS) + 1)
 """
 POINTS_MAX = 20
 
@@ -86,7 +86,8 @@ def seen(path: Path) -> tuple[int, bool, bool, int]:
         db.close()
 
 
-OLD, NEW = (1, False, False, 0), (2, True, True, 1)
+RELEASED = len(sqlite_schema.STEPS)
+OLD, NEW = (RELEASED, False, False, 0), (RELEASED + 1, True, True, 1)
 
 
 def after_crashes(folder: Path, twin: str = "") -> list[tuple[int, bool, bool, int]]:
@@ -125,7 +126,7 @@ def test_old_code_goes_on_after_an_expansion_and_is_told_after_a_contraction(
     monkeypatch.setattr(sqlite_schema, "STEPS", released)
     assert opened(path) == [1]
     assert seen(path) == NEW, "old code leaves what it doesn't know as it is"
-    contract = Step("ALTER TABLE ringpost_note DROP COLUMN later;", needs=3)
+    contract = Step("ALTER TABLE ringpost_note DROP COLUMN later;", needs=RELEASED + 1)
     monkeypatch.setattr(sqlite_schema, "STEPS", (*released, Step(EXPAND), contract))
     assert opened(path) == [1]
     monkeypatch.setattr(sqlite_schema, "STEPS", released)

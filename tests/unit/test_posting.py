@@ -78,7 +78,9 @@ def test_how_long_a_row_is_kept_depends_on_who_may_ask_for_it() -> None:
     assert message_of(Posting.note, Order("a"), settings=SETTINGS, reply_to=Posting.note).keep_s == 24 * hour
     assert message_of(Posting.keyed, Order("a"), settings=SETTINGS).keep_s == 7 * 24 * hour
     assert event_of(Posting.placed, Order("a"), settings=SETTINGS).keep_s == hour
-    assert event_of(Posting.moved, Order("a"), settings=SETTINGS).keep_s == 10
+    assert event_of(Posting.moved, Order("a"), settings=SETTINGS).keep_s == hour
+    logged = [event_of(one, Order("a"), settings=SETTINGS).log_s for one in (Posting.placed, Posting.moved)]
+    assert logged == [0, 10], "and how long an event is logged says the event"
 
 
 def test_a_key_is_given_or_made_of_the_request_and_counts_for_identity_and_operation() -> None:

@@ -111,6 +111,7 @@ def event_of(name: str, described: Described, body: bytes, terms: Terms, setting
         ttl_s=None if terms.ttl_s is None else positive_s(terms.ttl_s, "ttl"),
         line=None if line is None else line_id(name, line),
         keep_s=keep_s(keyed=key is not None),
+        log_s=described.log_s,
     )
 
 

@@ -161,9 +161,15 @@ def event_of(
         due_ms=terms.due_ms,
         ttl_s=terms.ttl_s,
         line=None if line is None else line_id(full_name, line),
-        keep_s=keep_s(keyed=terms.key is not None) if event.keep_s is None else round(event.keep_s),
+        keep_s=keep_s(keyed=terms.key is not None),
         caller=origin.identity or None,
+        log_s=log_s(event),
     )
+
+
+def log_s(event: Event[Any]) -> int:
+    """Give for how many seconds the log keeps an event; 0: it keeps none."""
+    return 0 if event.keep_s is None else max(1, round(event.keep_s))
 
 
 def new_id() -> bytes:

@@ -119,8 +119,9 @@ class Operation(Generic[Request, Reply]):
 class Event(Generic[T]):
     """Declare what a service tells whoever listens: `registered = Event(User)`.
 
-    `keep`: seconds for which its deliveries are kept after they are done, 1 h if not given; for so long a repeat is
-    known. `ordering_key` of the data: what has one key is handled one after the other by each subscriber. Raises
+    `keep`: seconds for which the store keeps a log of it, so that who subscribes later can begin with what was told
+    before, and who missed some can be given it; for so long a repeat is known, too. Without it there is no log.
+    `ordering_key` of the data: what has one key is handled one after the other by each subscriber. Raises
     UsageError for what can't work.
     """
 

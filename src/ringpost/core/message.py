@@ -114,6 +114,7 @@ class Message(Struct, gc=False):
     keep_s: int = 3600
     caller: str | None = None
     reserve: Reservation | None = None
+    log_s: int = 0  # of an event: how long the log keeps it for who subscribes later; 0: it isn't logged
 
 
 class Delivery(Struct, gc=False):

@@ -74,7 +74,10 @@ def puller(queue: str) -> str:
 
 
 class Subscription(Struct, frozen=True, omit_defaults=True):
-    """What subscribes to an event. A suspended one gets nothing; `gap_from_ms` and `gap_count` say what it missed."""
+    """What subscribes to an event. A suspended one gets nothing; `gap_from_ms` and `gap_count` say what it missed, and
+    `gap_at` which of that is the first in the event's log, if it has one. One that is `behind` gets nothing but what it
+    is given of the log, until it has caught up: `read_at` is how far it has read, `read_to` how far it may read without
+    a look at who publishes just now, `given` how many that brought it."""
 
     service: str = ""
     created_ms: int = 0
@@ -82,6 +85,21 @@ class Subscription(Struct, frozen=True, omit_defaults=True):
     suspended: bool = False
     gap_from_ms: int = 0
     gap_count: int = 0
+    gap_at: int = 0
+    behind: bool = False
+    read_at: int = 0
+    read_to: int = 0
+    given: int = 0
+
+    @property
+    def live(self) -> bool:
+        """Say whether it gets a delivery with the publish."""
+        return not self.suspended and not self.behind
+
+    @property
+    def misses(self) -> bool:
+        """Say whether what is published now is lost to it, unless it is refilled."""
+        return self.suspended and not self.behind
 
 
 class Described(Struct, frozen=True, omit_defaults=True):
@@ -100,6 +118,7 @@ class Described(Struct, frozen=True, omit_defaults=True):
     effect: str = ""
     ordered: bool = False  # messages have an ordering key that only the contract can work out
     keyed: bool = False  # likewise an idempotency key
+    log_s: int = 0  # of an event: how long its log keeps it; 0: it has none
 
 
 class Instance(Struct, frozen=True, omit_defaults=True):

@@ -10,6 +10,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from ringpost.client.posting import log_s
 from ringpost.contract.errors import RingpostError
 from ringpost.contract.operation import Event, Operation
 from ringpost.contract.problem import Problem, problem_type
@@ -173,6 +174,7 @@ def described_event(event: Event[Any], service: str) -> notes.Described:
         request=None if event.data.empty else event.data.schema(),
         secrets=event.data.secrets,
         ordered=event._line_key is not None,
+        log_s=log_s(event),
     )
 
 

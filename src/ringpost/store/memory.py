@@ -26,13 +26,17 @@ from ringpost.core.message import (
     Settlement,
     State,
 )
+from ringpost.core.subscription import caught_up, missed, read_on, room
 from ringpost.settings import Settings
+from ringpost.store.log import delivery_of
 from ringpost.store.memory_alarm import Alarm
+from ringpost.store.memory_log import Kept, Log
 from ringpost.store.memory_rows import Row, Rows
 from ringpost.store.port import (
     AUDITED_MAX,
     Audited,
     Cancel,
+    CaughtUp,
     Changed,
     Claimed,
     Conclude,
@@ -85,6 +89,7 @@ class MemoryStore:
         self._clock = clock
         self._lock = threading.Lock()
         self._rows = Rows()
+        self._log = Log()
         self._notes: dict[str, _KeptNote] = {}
         self._audits: deque[tuple[bytes, Audited]] = deque(maxlen=_AUDITS_MAX)
         self._fence = FIRST_FENCE
@@ -148,7 +153,12 @@ class MemoryStore:
 
     def _fan_out(self, message: Message, now_ms: int, limited: bool) -> Put:
         """Make one delivery a subscription, all or none; ids derive from the event's, so a repetition is absorbed."""
-        deliveries = [_delivery_of_event(message, queue) for queue in self._subscribers(message.event, now_ms)]
+        subscriptions = self._subscriptions(message.event, now_ms)
+        told = self._told(message, subscriptions) if message.log_s else None
+        if told is not None:
+            return told
+        live = [queue for queue, one in subscriptions.items() if one.live]
+        deliveries = [_delivery_of_event(message, queue) for queue in live]
         known = [self._known(delivery, now_ms) for delivery in deliveries]
         refusals: list[Refused] = [put.refused for put in known if put is not None and put.refused]
         refused: Refused = refusals[0] if refusals else ""
@@ -159,25 +169,41 @@ class MemoryStore:
             return Put(message.id, receivers=len(deliveries), refused=refused)
         for delivery in fresh:
             self._put(delivery, now_ms, limited=False)
-        self._count_gaps(message.event, now_ms)
-        return Put(message.id, duplicate=bool(deliveries) and not fresh, receivers=len(deliveries))
+        duplicate = bool(deliveries) and not fresh
+        if not duplicate:
+            at = self._keep(message, frozenset(live), now_ms) if message.log_s else 0
+            self._count_gaps(message.event, subscriptions, at, now_ms)
+        return Put(message.id, duplicate=duplicate, receivers=_receivers(subscriptions))
 
-    def _subscribers(self, event: str, now_ms: int) -> list[str]:
-        prefix = notes.subscription(event, "")
-        return sorted(
-            name.removeprefix(prefix)
-            for name, note in self._notes.items()
-            if name.startswith(prefix) and note.alive(now_ms) and not notes.decode_subscription(note.value).suspended
-        )
+    def _keep(self, message: Message, receivers: frozenset[str], now_ms: int) -> int:
+        """Keep an event in its log; gives its place."""
+        return self._log.append(message, receivers, now_ms)
 
-    def _count_gaps(self, event: str, now_ms: int) -> None:
+    def _count_gaps(self, event: str, subscriptions: Mapping[str, notes.Subscription], at: int, now_ms: int) -> None:
         """Write down what suspended subscriptions missed."""
+        for queue, one in subscriptions.items():
+            if one.misses:
+                self._rewrite(notes.subscription(event, queue), missed(one, 1, at, now_ms))
+
+    def _told(self, message: Message, subscriptions: Mapping[str, notes.Subscription]) -> Put | None:
+        """Answer for an event that its log has already."""
+        entry = self._log.known(message.id)
+        if entry is None:
+            return None
+        same = (entry.headers, entry.body) == (message.headers, message.body)
+        return Put(message.id, duplicate=same, receivers=_receivers(subscriptions), refused="" if same else "mismatch")
+
+    def _subscriptions(self, event: str, now_ms: int) -> dict[str, notes.Subscription]:
         prefix = notes.subscription(event, "")
-        for name, note in self._notes.items():
-            if name.startswith(prefix) and (before := notes.decode_subscription(note.value)).suspended:
-                since_ms = before.gap_from_ms or now_ms
-                after = structs.replace(before, gap_from_ms=since_ms, gap_count=before.gap_count + 1)
-                note.value, note.version = notes.encode(after), note.version + 1
+        return {
+            name.removeprefix(prefix): notes.decode_subscription(note.value)
+            for name, note in sorted(self._notes.items())
+            if name.startswith(prefix) and note.alive(now_ms)
+        }
+
+    def _rewrite(self, name: str, subscription: notes.Subscription) -> None:
+        note = self._notes[name]
+        note.value, note.version = notes.encode(subscription), note.version + 1
 
     def _full(self, message: Message) -> bool:
         if message.kind is Kind.CALL:
@@ -437,6 +463,7 @@ class MemoryStore:
             done.due = _up_to(limit - done.lost, lambda: self._make_due(now_ms))
             done.expired = _up_to(limit - done.lost - done.due, lambda: self._expire(now_ms))
             done.purged = _up_to(limit - done.lost - done.due - done.expired, lambda: self._purge(now_ms))
+            _up_to(limit, lambda: self._log.purge(now_ms))
             done.more = done.lost + done.due + done.expired + done.purged >= limit
             done.next_due_s = self._next_due_s(now_ms)
             return done
@@ -576,6 +603,30 @@ class MemoryStore:
         note = self._notes.get(notes.pause(queue))
         return note is not None and note.alive(now_ms)
 
+    # --- catching up
+
+    async def catch_up(self, event: str, queue: str, limit: int = 1000) -> CaughtUp:
+        name = notes.subscription(event, queue)
+        with self._turn() as now_ms:
+            note = self._notes.get(name)
+            before = None if note is None else notes.decode_subscription(note.value)
+            if before is None or not before.behind:
+                return CaughtUp()
+            count = min(limit, room(self._rows.counts[queue].live, self._settings.depth_max))
+            if before.suspended or count <= 0:
+                return CaughtUp(behind=True)
+            found = self._log.step(event, before.read_at, count)
+            given = sum(self._give(kept, queue, now_ms) for kept in found)
+            read_at = found[-1].entry.pos if found else before.read_at
+            behind = not self._log.ends_at(event, read_at)
+            self._rewrite(name, read_on(before, read_at, given) if behind else caught_up(before, given))
+            return CaughtUp(given, behind, more=behind)
+
+    def _give(self, kept: Kept, queue: str, now_ms: int) -> bool:
+        """Give a subscription what it did not get with the publish."""
+        delivery = None if queue in kept.receivers else delivery_of(kept.entry, queue, now_ms)
+        return delivery is not None and not self._put(delivery, now_ms, limited=False).duplicate
+
     # --- waiting
 
     async def wait(self, queues: frozenset[str], ids: frozenset[bytes], timeout_s: float) -> Woken:
@@ -615,6 +666,11 @@ def _delivery_of_event(message: Message, queue: str) -> Message:
         line=None if message.line is None else ids.derived(message.line, name),
         dedup=None if message.dedup is None else ids.derived(message.dedup, name),
     )
+
+
+def _receivers(subscriptions: Mapping[str, notes.Subscription]) -> int:
+    """Count who gets an event, with the publish or, where it is behind, out of the log."""
+    return sum(not one.suspended for one in subscriptions.values())
 
 
 def _count(depth: Depth, row: Row) -> None:

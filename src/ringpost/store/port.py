@@ -141,7 +141,8 @@ AUDITED_MAX = 100
 
 
 class Audited(Struct, frozen=True):
-    """What was done with a message by somebody who is no handler: `replay`, `drop`; by the store's upkeep, `purge`.
+    """What was done with a message by somebody who is no handler: `replay`, `drop`; by the store's upkeep, `purge`;
+    while its log was read, `checksum`: the bytes of an event have changed, and it was passed over.
 
     `detail`: of a replay the generation that it opened, and why: `generation 2: by id`.
     """
@@ -192,6 +193,21 @@ class Depth(Struct):
     oldest_ms: int | None  # created, of the oldest that is ready
     puts: int
     ends: int
+
+
+CATCH_UP_BYTES_MAX = 8 << 20
+"""So many bytes of the log, and at least one entry, are given in one step."""
+
+
+class CaughtUp(Struct, gc=False):
+    """What one step of catching up did. `given`: deliveries that were made of the log. `behind`: it isn't done. `more`:
+    there is more to give at once; else its queue is full, or somebody is publishing at this moment. `damaged`: entries
+    of the log that were passed over, as their bytes have changed."""
+
+    given: int = 0
+    behind: bool = False
+    more: bool = False
+    damaged: int = 0
 
 
 class Note(Struct):
@@ -274,7 +290,14 @@ class Store(Protocol):
     async def open(self, *, create: bool = False, accept_loss: bool = False) -> Facts: ...
     async def close(self) -> None: ...
 
-    async def put(self, messages: Sequence[Message]) -> list[Put]: ...
+    async def put(self, messages: Sequence[Message]) -> list[Put]:
+        """Put messages, one answer each.
+
+        An event becomes a delivery for each subscription that is live. With `log_s` it is kept in the event's log in
+        the same commit, and is known there for so long: a repeat changes nothing, whoever has subscribed since.
+        """
+        ...
+
     async def claim(
         self,
         want: Mapping[str, int],
@@ -312,6 +335,17 @@ class Store(Protocol):
 
     async def depths(self) -> list[Depth]: ...
     async def tend(self, limit: int = 1000) -> Tended: ...
+
+    async def catch_up(self, event: str, queue: str, limit: int = 1000) -> CaughtUp:
+        """Give a subscription that is behind what the event's log has and it did not get: one bounded step, in the
+        order of the log, of low priority, in one commit with how far it has come. Of those in its queue no more wait
+        than `core/subscription.py` says.
+
+        The step that finds the end of the log makes the subscription live in the same commit, so that nothing comes
+        between: no event is passed over, however late its commit, and none is given twice. A subscription that isn't
+        there, is suspended or not behind is left as it is. Several processes at once share the work.
+        """
+        ...
 
     async def note_put(self, note: Note, *, expect: int | None = None) -> bool:
         """Write a note; with `expect` only if its version is that (0: it must not exist or its lease has ended)."""

@@ -16,10 +16,19 @@ from typing import Any, TypeVar
 from ringpost.contract.errors import StoreError, UsageError
 from ringpost.core.message import Cause, Delivery, Message, Record, Settlement, State
 from ringpost.settings import Settings
-from ringpost.store import postgres_alarm, postgres_change, postgres_end, postgres_read, postgres_schema, postgres_tend
+from ringpost.store import (
+    postgres_alarm,
+    postgres_catch_up,
+    postgres_change,
+    postgres_end,
+    postgres_read,
+    postgres_schema,
+    postgres_tend,
+)
 from ringpost.store.port import (
     Audited,
     Capability,
+    CaughtUp,
     Changed,
     Claimed,
     Depth,
@@ -34,6 +43,7 @@ from ringpost.store.port import (
     Woken,
 )
 from ringpost.store.postgres_bell import Bell
+from ringpost.store.postgres_catch_up import Step
 from ringpost.store.postgres_claim import Want
 from ringpost.store.postgres_db import Db
 from ringpost.store.postgres_handling import queues_of
@@ -209,6 +219,13 @@ class PostgresStore:
     async def alarms(self) -> list[str]:
         """Say what in the database slows the store down, and what to do; nothing where all is well."""
         return await self._read(postgres_alarm.alarms)
+
+    async def catch_up(self, event: str, queue: str, limit: int = 1000) -> CaughtUp:
+        """Give a subscription that is behind one step of what the log has for it. Where the log's end is read, who
+        comes to publish may wait for a tenth of a second."""
+        opened = self._usable()
+        step = Step(event, queue, limit, self._settings.depth_max)
+        return await postgres_catch_up.catch_up(opened.pool, opened.committed, step)
 
     async def note_put(self, note: Note, *, expect: int | None = None) -> bool:
         """Write a note durably."""

@@ -76,6 +76,11 @@ def stood_idle(exc: BaseException | None) -> bool:
     return isinstance(exc, asyncpg.IdleInTransactionSessionTimeoutError)
 
 
+def not_free(exc: BaseException) -> bool:
+    """Say whether a lock was waited for as long as was allowed."""
+    return isinstance(exc, asyncpg.LockNotAvailableError)
+
+
 def would_write(exc: BaseException) -> bool:
     """Say whether a statement was refused because it writes where only reading is allowed."""
     return isinstance(exc, asyncpg.ReadOnlySQLTransactionError)

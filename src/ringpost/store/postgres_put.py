@@ -7,7 +7,9 @@ import msgspec
 
 from ringpost.core import ids
 from ringpost.core.message import Delivery, Kind, Message, State
+from ringpost.core.notes import Subscription
 from ringpost.store import postgres_line as line
+from ringpost.store import postgres_log
 from ringpost.store.port import Put, Refused
 from ringpost.store.postgres_db import Again
 from ringpost.store.postgres_turn import Queues, Turn, columns
@@ -105,28 +107,44 @@ async def put_all(turn: Turn, messages: Sequence[Message], room: Room | None) ->
     events = {message.event for message in messages if message.event}
     if not events:
         return await _Batch(turn, messages, room).put()
+    told = await postgres_log.told(turn, messages)
     subscribed = await turn.subscriptions(events)
     rows: list[Message] = []
     spans: list[tuple[int, int]] = []
-    for message in messages:
+    for at, message in enumerate(messages):
         start = len(rows)
-        for queue, suspended in subscribed.get(message.event, ()):
-            if suspended:
-                turn.missed[message.event, queue] = turn.missed.get((message.event, queue), 0) + 1
-            else:
-                rows.append(_for_subscription(message, queue))
         if not message.event:
             rows.append(message)
+        elif at not in told:
+            rows += [_for_subscription(message, queue) for queue, one in subscribed[message.event].items() if one.live]
         spans.append((start, len(rows)))
     await turn.queues.make(turn.db, [row.queue for row in rows])
     batch = _Batch(turn, rows, room)
     batch.events = [span for span, message in zip(spans, messages, strict=True) if message.event]
     await batch.look_first()
     answers = await batch.put() if rows else []
-    return [
-        _of_event(message, answers[start:end]) if message.event else answers[start]
-        for message, (start, end) in zip(messages, spans, strict=True)
+    puts = [
+        _of_event(message, told.get(at), answers[start:end]) if message.event else answers[start]
+        for at, (message, (start, end)) in enumerate(zip(messages, spans, strict=True))
     ]
+    new = [one for one, put in zip(messages, puts, strict=True) if one.event and not put.duplicate and not put.refused]
+    await _note_new(turn, new, subscribed)
+    for message, put in zip(messages, puts, strict=True):
+        if message.event:
+            put.receivers = sum(not one.suspended for one in subscribed[message.event].values())
+    return puts
+
+
+async def _note_new(
+    turn: Turn, events: Sequence[Message], subscribed: Mapping[str, Mapping[str, Subscription]]
+) -> None:
+    """Keep events that came for the first time, and count them for who misses them."""
+    live = {event: [queue for queue, one in found.items() if one.live] for event, found in subscribed.items()}
+    places = await postgres_log.keep(turn, [event for event in events if event.log_s], live)
+    for event in events:
+        for queue, one in subscribed[event.event].items():
+            if one.misses:
+                turn.miss(event.event, queue, places.get(event.id, 0))
 
 
 def _for_subscription(event: Message, queue: str) -> Message:
@@ -142,13 +160,16 @@ def _for_subscription(event: Message, queue: str) -> Message:
     )
 
 
-def _of_event(event: Message, parts: list[Put]) -> Put:
+def _of_event(event: Message, told: Put | None, parts: list[Put]) -> Put:
+    """Answer for an event by what the log knows of it, or what became of its deliveries."""
+    if told is not None:
+        return told
     refusals: list[Refused] = [part.refused for part in parts if part.refused]
     if refusals and not all(part.refused or part.duplicate for part in parts):
         raise Again
     known = bool(parts) and all(part.duplicate for part in parts)
     refused: Refused = refusals[0] if refusals else ""
-    return Put(event.id, duplicate=known and not refused, receivers=len(parts), refused=refused)
+    return Put(event.id, duplicate=known and not refused, refused=refused)
 
 
 class _Batch:

@@ -7,6 +7,7 @@ import msgspec
 from ringpost.core import lease
 from ringpost.core import notes as notes_of
 from ringpost.core.message import Answer, Cause, Failure, Kind, Priority, Progress, Record, State
+from ringpost.core.subscription import missed
 from ringpost.store.port import AUDITED_MAX, Audited, Depth, Filter, Note
 from ringpost.store.postgres_db import Db, Row
 from ringpost.store.postgres_turn import Turn
@@ -216,14 +217,11 @@ async def note_drop(turn: Turn, name: str) -> bool:
 
 async def count_gaps(turn: Turn) -> None:
     """Write down what suspended subscriptions missed in this turn."""
-    for (event, queue), missed in sorted(turn.missed.items()):
+    for (event, queue), (count, at) in sorted(turn.missed.items()):
         name = notes_of.subscription(event, queue)
         found = await turn.db.fetch(
             "SELECT value, ringpost.now_ms() FROM ringpost.note WHERE name = $1 FOR UPDATE", name
         )
         if found:
-            before = notes_of.decode_subscription(found[0][0])
-            after = msgspec.structs.replace(
-                before, gap_from_ms=before.gap_from_ms or found[0][1], gap_count=before.gap_count + missed
-            )
+            after = missed(notes_of.decode_subscription(found[0][0]), count, at, found[0][1])
             await turn.db.fetch(_GAP, name, notes_of.encode(after))

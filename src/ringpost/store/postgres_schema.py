@@ -76,8 +76,21 @@ VACUUM = "".join(
     for table in _BUSY
 )
 
+LOG = """
+-- Events that are kept, of all events in one table.
+CREATE TABLE ringpost.log (
+  pos bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, event text COLLATE "C" NOT NULL, until_ms bigint NOT NULL,
+  keep_s int NOT NULL, due_ms bigint, expires_ms bigint, caller text,
+  receivers int[] NOT NULL,  -- numbers of the queues that got a delivery with the publish
+  crc bigint NOT NULL, id bytea NOT NULL, line bytea, headers bytea NOT NULL, body bytea NOT NULL
+);
+CREATE UNIQUE INDEX log_id ON ringpost.log (id);
+CREATE INDEX log_event ON ringpost.log (event, pos);
+CREATE INDEX log_until ON ringpost.log (until_ms);
+"""
+
 # Step n brings a schema from version n to n + 1.
-STEPS: tuple[Step, ...] = (Step(TABLES + VACUUM),)
+STEPS: tuple[Step, ...] = (Step(TABLES + VACUUM), Step(LOG))
 
 
 _READ_VERSIONS = "SELECT key, value FROM ringpost.meta WHERE key IN ('schema', 'needs')"

@@ -9,13 +9,14 @@ from msgspec import Struct
 
 from ringpost.core import lease
 from ringpost.core.message import Cause, Kind, State
-from ringpost.store import postgres_end
+from ringpost.store import postgres_end, postgres_log
 from ringpost.store import postgres_line as line
 from ringpost.store.port import Renewed, Tended
 from ringpost.store.postgres_db import Db, Row
 from ringpost.store.postgres_turn import Turn
 
 _LINES_A_STEP = 100
+_LOG_EVERY_MS = 10_000
 RENEW = (
     "WITH own AS (UPDATE ringpost.message SET lease_ms = ringpost.now_ms() + $3"
     " WHERE state = 5 AND holder = $1 AND fence <= $2 RETURNING seq, cancel_ms)"
@@ -84,6 +85,7 @@ class Upkeep(Struct):
     """
 
     line_at: bytes = b""
+    log_at_ms: int = 0  # when to look for events that are kept no longer
     seen_ms: int = 0
     since_ms: int = 0
 
@@ -119,6 +121,9 @@ async def tend(turn: Turn, upkeep: Upkeep, limit: int, *, lease_s: float, keep_b
         done.purged = await _purge(turn, limit - done.lost - done.due - done.expired, kept - keep_bytes)
     if counted:
         await turn.db.fetch(_FOLD)
+    if now_ms >= upkeep.log_at_ms:
+        full = await postgres_log.purge(turn, limit) >= limit
+        upkeep.log_at_ms = 0 if full else now_ms + _LOG_EVERY_MS
     done.more = done.lost + done.due + done.expired + done.purged >= limit
     done.next_due_s = None if due_ms is None else max(due_ms - now_ms, 0) / 1000
     return done

@@ -22,6 +22,10 @@ _EVENTS = (
 )
 
 
+Missed = dict[tuple[str, str], tuple[int, int]]
+"""By event and queue, what a suspended subscription did not get: how many, and the first one's place in the log."""
+
+
 class Queue(msgspec.Struct, gc=False):
     """A queue's number in the database, and where its checksums start."""
 
@@ -82,7 +86,7 @@ class Turn:
         self.letters: list[Message] = []  # what tells others of the ends that the store itself made
         self.rang: set[str] = set()  # queues with something new to claim
         self.touched: set[bytes] = set()  # ids that changed
-        self.missed: dict[tuple[str, str], int] = {}  # events that a suspended subscription did not get
+        self.missed: Missed = {}
         self._queue_notes: dict[str, notes.Queue] = {}
         self._locked: set[int] = set()
 
@@ -94,11 +98,16 @@ class Turn:
             await self.db.fetch(_LOCK, sorted(keys))
             self._locked |= keys
 
-    def mark(self) -> tuple[list[Message], set[str], set[bytes], dict[tuple[str, str], int]]:
+    def miss(self, event: str, queue: str, at: int) -> None:
+        """Remember that a suspended subscription did not get an event; `at`: its place in the log, 0: it has none."""
+        count, first_at = self.missed.get((event, queue), (0, 0))
+        self.missed[event, queue] = (count + 1, first_at or at)
+
+    def mark(self) -> tuple[list[Message], set[str], set[bytes], Missed]:
         """Give what is to be remembered if a part of the turn is undone."""
         return list(self.letters), set(self.rang), set(self.touched), dict(self.missed)
 
-    def reset(self, kept: tuple[list[Message], set[str], set[bytes], dict[tuple[str, str], int]]) -> None:
+    def reset(self, kept: tuple[list[Message], set[str], set[bytes], Missed]) -> None:
         """Forget what was undone."""
         self.letters, self.rang, self.touched, self.missed = kept
         self.queues.forget()
@@ -125,14 +134,14 @@ class Turn:
                 self._queue_notes[name] = notes.Queue() if value is None else notes.decode_queue(value)
         return self._queue_notes
 
-    async def subscriptions(self, events: Iterable[str]) -> dict[str, list[tuple[str, bool]]]:
-        """Give who subscribes to events: for each its queues, and whether the subscription is suspended."""
+    async def subscriptions(self, events: Iterable[str]) -> dict[str, dict[str, notes.Subscription]]:
+        """Give who subscribes to events: for each by queue."""
         prefixes = {notes.subscription(event, ""): event for event in events}
-        found: dict[str, list[tuple[str, bool]]] = {event: [] for event in prefixes.values()}
+        found: dict[str, dict[str, notes.Subscription]] = {event: {} for event in prefixes.values()}
         for name, value in await self.db.fetch(_EVENTS, list(prefixes)):
             for prefix, event in prefixes.items():
                 if name.startswith(prefix):
-                    found[event].append((name.removeprefix(prefix), notes.decode_subscription(value).suspended))
+                    found[event][name.removeprefix(prefix)] = notes.decode_subscription(value)
         return found
 
 

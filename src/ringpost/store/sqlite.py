@@ -17,11 +17,12 @@ from ringpost.contract.errors import StoreError, UsageError
 from ringpost.core import lease
 from ringpost.core.message import Cause, Delivery, Message, Record, Settlement, State
 from ringpost.settings import Settings
-from ringpost.store import sqlite_change, sqlite_end, sqlite_notes, sqlite_read, sqlite_tend
+from ringpost.store import sqlite_catch_up, sqlite_change, sqlite_end, sqlite_notes, sqlite_read, sqlite_tend
 from ringpost.store.hostclock import HostClock
 from ringpost.store.port import (
     Audited,
     Capability,
+    CaughtUp,
     Changed,
     Claimed,
     Depth,
@@ -220,6 +221,14 @@ class SqliteStore:
         process could write without a stall; call it at least that often."""
         tended: Tended = await self._ask(Ask(act=lambda turn: self._tend(turn, limit)))
         return tended
+
+    async def catch_up(self, event: str, queue: str, limit: int = 1000) -> CaughtUp:
+        """Give a subscription that is behind one step of what the log has for it."""
+        depth_max = self._settings.depth_max
+        done: CaughtUp = await self._ask(
+            Ask(act=lambda turn: sqlite_catch_up.catch_up(turn, event, queue, limit, depth_max))
+        )
+        return done
 
     async def note_put(self, note: Note, *, expect: int | None = None) -> bool:
         """Write a note durably."""

@@ -1,8 +1,8 @@
 """Notes in the file: a small register with versions and leases."""
 
-from msgspec import structs
-
 from ringpost.core import notes as notes_of
+from ringpost.core.notes import Subscription
+from ringpost.core.subscription import missed
 from ringpost.store.port import Note
 from ringpost.store.sqlite_register import concerns
 from ringpost.store.sqlite_turn import Turn
@@ -14,6 +14,7 @@ _ALL = (
     "SELECT name, value, version, lease_ms FROM ringpost_note"
     " WHERE name >= ?1 AND substr(name, 1, length(?1)) = ?1 AND (lease_ms IS NULL OR lease_ms > ?2) ORDER BY name"
 )
+_VALUE = "SELECT value FROM ringpost_note WHERE name = ?"
 _REWRITE = "UPDATE ringpost_note SET value = ?, version = version + 1 WHERE name = ?"
 _CHANGED = "UPDATE ringpost_meta SET value = value + 1 WHERE key = 'notes'"
 
@@ -52,15 +53,24 @@ def notes(turn: Turn, prefix: str) -> list[Note]:
 
 def count_gaps(turn: Turn) -> None:
     """Write down what suspended subscriptions missed in this turn."""
-    for (event, queue), missed in turn.missed.items():
-        name = notes_of.subscription(event, queue)
-        found = turn.db.execute("SELECT value FROM ringpost_note WHERE name = ?", (name,)).fetchall()
-        if found:
-            before = notes_of.decode_subscription(found[0][0])
-            after = structs.replace(
-                before, gap_from_ms=before.gap_from_ms or turn.now_ms, gap_count=before.gap_count + missed
-            )
-            turn.db.execute(_REWRITE, (notes_of.encode(after), name))
+    for (event, queue), (count, at) in turn.missed.items():
+        before = subscription(turn, event, queue)
+        if before is not None:
+            rewrite(turn, event, queue, missed(before, count, at, turn.now_ms))
+
+
+def subscription(turn: Turn, event: str, queue: str) -> Subscription | None:
+    """Read a subscription, if it is there."""
+    found = turn.db.execute(_VALUE, (notes_of.subscription(event, queue),)).fetchall()
+    return notes_of.decode_subscription(found[0][0]) if found else None
+
+
+def rewrite(turn: Turn, event: str, queue: str, after: Subscription, *, announced: bool = False) -> None:
+    """Write down what became of a subscription. `announced`: who publishes has to know."""
+    name = notes_of.subscription(event, queue)
+    turn.db.execute(_REWRITE, (notes_of.encode(after), name))
+    if announced:
+        _announce(turn, name)
 
 
 def _announce(turn: Turn, name: str) -> None:

@@ -6,12 +6,13 @@ distance and deletes by ranges; one more goes round over all that is old, for th
 
 from msgspec import Struct
 
-from ringpost.store import sqlite_end
+from ringpost.store import sqlite_end, sqlite_log
 from ringpost.store.sqlite_db import first
 from ringpost.store.sqlite_rows import decode_numbers, decode_pairs, seqs
 from ringpost.store.sqlite_turn import Turn
 
 DEAD_KEEP_S = 30 * 86_400
+_LOG_EVERY_MS = 10_000
 _REST_MS_MAX = 600_000  # between two rounds; short ones rest a millisecond a row
 
 _MARK = "INSERT OR IGNORE INTO ringpost_mark(minute, seq) VALUES (?, ?)"
@@ -50,6 +51,7 @@ class Upkeep(Struct):
     rest_until_ms: int = 0
     thin_at: int = 0
     line_at: bytes = b""
+    log_at_ms: int = 0  # when to look for events that are kept no longer
 
 
 def mark(turn: Turn, keeps: set[int]) -> None:
@@ -66,6 +68,9 @@ def purge(turn: Turn, upkeep: Upkeep, limit: int, keep_bytes: int) -> tuple[int,
     if limit <= 0:
         return 0, True
     purged, more = 0, False
+    if turn.now_ms >= upkeep.log_at_ms:
+        more = sqlite_log.purge(turn, limit) >= limit
+        upkeep.log_at_ms = 0 if more else turn.now_ms + _LOG_EVERY_MS
     for name, lag_s, seq in turn.db.execute(_CURSORS).fetchall():
         looked, gone, left = _advance(turn, name, lag_s, seq, limit)
         limit -= looked

@@ -7,6 +7,7 @@ import msgspec
 from ringpost.core import ids
 from ringpost.core.message import Delivery, Kind, Message, State
 from ringpost.store import sqlite_line as line
+from ringpost.store import sqlite_log
 from ringpost.store.port import Put, Refused
 from ringpost.store.sqlite_db import first
 from ringpost.store.sqlite_rows import (
@@ -56,25 +57,28 @@ def put_all(
     """Put messages, one answer each. `room` None: no limits."""
     if not any(message.event for message in messages):
         return _Batch(turn, messages, room, claimed).put()
+    told = sqlite_log.told(turn, messages)
     rows: list[Message] = []
     spans: list[tuple[int, int]] = []
-    for message in messages:
+    for at, message in enumerate(messages):
         start = len(rows)
-        if message.event:
-            rows += [_for_subscription(message, queue) for queue in turn.look().subscribers(message.event)]
-            turn.missed.update((message.event, queue) for queue in turn.look().suspended(message.event))
-        else:
+        if not message.event:
             rows.append(message)
+        elif at not in told:
+            rows += [_for_subscription(message, queue) for queue in turn.look().subscribers(message.event)]
         spans.append((start, len(rows)))
     batch = _Batch(turn, rows, room, claimed)
     batch.events = [span for span, message in zip(spans, messages, strict=True) if message.event]
     if turn.careful:
         batch.look_first()
     answers = batch.put() if rows else []
-    return [
-        _of_event(turn, message, answers[start:end]) if message.event else answers[start]
-        for message, (start, end) in zip(messages, spans, strict=True)
+    no_room = room is not None and room.disk_full
+    puts = [
+        _of_event(turn, message, told.get(at), answers[start:end], no_room) if message.event else answers[start]
+        for at, (message, (start, end)) in enumerate(zip(messages, spans, strict=True))
     ]
+    _note_new(turn, [one for one, put in zip(messages, puts, strict=True) if one.event and _is_new(put)])
+    return puts
 
 
 def _for_subscription(event: Message, queue: str) -> Message:
@@ -97,7 +101,26 @@ def _for_subscription(event: Message, queue: str) -> Message:
     )
 
 
-def _of_event(turn: Turn, event: Message, parts: list[Put]) -> Put:
+def _is_new(put: Put) -> bool:
+    return not put.duplicate and not put.refused
+
+
+def _note_new(turn: Turn, events: Sequence[Message]) -> None:
+    """Keep events that came for the first time, and count them for who misses them."""
+    places = sqlite_log.keep(turn, [event for event in events if event.log_s])
+    for event in events:
+        for queue in turn.look().suspended(event.event):
+            turn.miss(event.event, queue, places.get(event.id, 0))
+
+
+def _of_event(turn: Turn, event: Message, told: Put | None, parts: list[Put], no_room: bool) -> Put:
+    """Answer for an event by what the log knows of it, or what became of its deliveries."""
+    behind = len(turn.look().behind(event.event))
+    if told is not None:
+        told.receivers = len(turn.look().subscribers(event.event)) + behind
+        return told
+    if event.log_s and no_room and not parts:
+        return Put(event.id, receivers=behind, refused="disk")
     refusals: list[Refused] = [part.refused for part in parts if part.refused]
     if refusals and not turn.careful and not all(part.refused or part.duplicate for part in parts):
         raise EventMismatch
@@ -105,7 +128,7 @@ def _of_event(turn: Turn, event: Message, parts: list[Put]) -> Put:
     return Put(
         event.id,
         duplicate=known and not refusals,
-        receivers=len(parts),
+        receivers=len(parts) + behind,
         refused=refusals[0] if refusals else "",
     )
 

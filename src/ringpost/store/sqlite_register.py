@@ -31,6 +31,7 @@ class Register:
         self._version: Any = None
         self._subscribers: dict[str, list[str]] = {}
         self._suspended: dict[str, list[str]] = {}
+        self._behind: dict[str, list[str]] = {}
         self._failure_queues: dict[str, str] = {}
         self._halting: set[str] = set()
         self._paused: dict[str, int | None] = {}
@@ -52,6 +53,10 @@ class Register:
         """Give the queues whose subscription is suspended: they get no delivery, their gap is counted."""
         return self._suspended.get(event, [])
 
+    def behind(self, event: str) -> list[str]:
+        """Give the queues whose subscription catches up: they get it out of the log."""
+        return self._behind.get(event, [])
+
     def halts(self, queue: str) -> bool:
         """Say whether a dead head keeps its line waiting."""
         return queue in self._halting
@@ -68,6 +73,7 @@ class Register:
     def _load(self) -> None:
         subscribers: defaultdict[str, list[str]] = defaultdict(list)
         suspended: defaultdict[str, list[str]] = defaultdict(list)
+        behind: defaultdict[str, list[str]] = defaultdict(list)
         self._failure_queues.clear()
         self._halting.clear()
         self._paused.clear()
@@ -75,8 +81,13 @@ class Register:
             kind, _, rest = name.partition("/")
             if kind == "subscription":
                 event, _, queue = rest.partition("/")
-                is_suspended = notes.decode_subscription(value).suspended
-                (suspended if is_suspended else subscribers)[event].append(queue)
+                one = notes.decode_subscription(value)
+                if one.live:
+                    subscribers[event].append(queue)
+                elif one.misses:
+                    suspended[event].append(queue)
+                elif not one.suspended:
+                    behind[event].append(queue)
             elif kind == "queue":
                 described = notes.decode_queue(value)
                 self._failure_queues[rest] = described.on_failure
@@ -84,4 +95,4 @@ class Register:
                     self._halting.add(rest)
             else:
                 self._paused[rest] = lease_ms
-        self._subscribers, self._suspended = dict(subscribers), dict(suspended)
+        self._subscribers, self._suspended, self._behind = dict(subscribers), dict(suspended), dict(behind)

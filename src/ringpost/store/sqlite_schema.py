@@ -92,9 +92,21 @@ CREATE TABLE ringpost_cursor (
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE ringpost_audit (at_ms INTEGER, who TEXT, what TEXT, id BLOB, detail TEXT) STRICT;
 """
+LOG = """
+-- Events that are kept, of all events in one table: a place is never given twice, whatever is purged.
+CREATE TABLE ringpost_log (
+  pos INTEGER PRIMARY KEY AUTOINCREMENT, event TEXT NOT NULL, at_ms INTEGER NOT NULL, until_ms INTEGER NOT NULL,
+  keep_s INTEGER NOT NULL, due_ms INTEGER, expires_ms INTEGER, caller TEXT,
+  receivers TEXT NOT NULL,  -- numbers of the queues that got a delivery with the publish: ,3,14,
+  crc BLOB NOT NULL, id BLOB NOT NULL, line BLOB, headers BLOB NOT NULL, body BLOB NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX ringpost_log_id ON ringpost_log(id);
+CREATE INDEX ringpost_log_event ON ringpost_log(event, pos);
+CREATE INDEX ringpost_log_until ON ringpost_log(until_ms);
+"""
 
 # Step n brings a file from version n to n + 1.
-STEPS: tuple[Step, ...] = (Step(TABLES),)
+STEPS: tuple[Step, ...] = (Step(TABLES), Step(LOG))
 
 
 def connect(path: Path, *, create: bool) -> Db:

@@ -1,6 +1,5 @@
 """One turn of the store thread: what a transaction knows while it runs, and what it leaves behind once committed."""
 
-from collections import Counter
 from collections.abc import Iterable
 
 import msgspec
@@ -149,7 +148,7 @@ class Turn:
         self.watched = False  # somebody waits for ids
         self.rang: set[int] = set()  # numbers of queues with something new to claim
         self.touched: list[bytes] = []  # ids that changed, where somebody waits for ids
-        self.missed: Counter[tuple[str, str]] = Counter()  # events that a suspended subscription did not get
+        self.missed: dict[tuple[str, str], tuple[int, int]] = {}  # what the suspended did not get: how many, the first
         self.letters: list[Message] = []  # what tells others of the ends that the store itself made
         self.keeps: set[int] = set()  # how long what was put is to be kept
         self.seq = 0  # the highest sequence number that this turn gave out
@@ -190,6 +189,11 @@ class Turn:
         """Remember that messages changed, for whoever waits for them."""
         if self.watched:
             self.touched += ids
+
+    def miss(self, event: str, queue: str, at: int) -> None:
+        """Remember that a suspended subscription did not get an event; `at`: its place in the log, 0: it has none."""
+        count, first_at = self.missed.get((event, queue), (0, 0))
+        self.missed[event, queue] = (count + 1, first_at or at)
 
     def write_tallies(self) -> None:
         for no, tally in self._tallies.items():

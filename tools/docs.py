@@ -44,6 +44,8 @@ def transitions() -> str:
 FOR = {
     "store": "where messages wait: `sqlite:///shop.db`, `sqlite:////var/lib/shop.db`, `postgresql://shop@db/shop`,"
     " `memory:` in tests",
+    "outbox": "the business database whose [outbox table](outbox.md#the-table) is relayed to the store:"
+    " `sqlite:///orders.db`, `postgresql://shop@db/orders`",
     "http": "where the door listens: `host:port`; `none`: no door",
     "workers": "processes of `ringpost run`",
     "addresses": "contract → URL, for calls to services on other stores or hosts, and for messages to them",

@@ -22,6 +22,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     """All that a process is told from outside. Durations are seconds, sizes bytes."""
 
     store: str | None = None  # URL; None: this process has no store
+    outbox: str | None = None  # URL of the business database whose outbox table is relayed to the store
     http: str | None = "127.0.0.1:8000"
     http_given: bool = False  # the user named the address: a taken port is an error
     workers: int = 1
@@ -60,6 +61,7 @@ PREFIX = "RINGPOST_"
 # What a user writes → the field: lengths of time are in seconds everywhere, so their keys carry no unit.
 KEYS = {name.removesuffix("_s"): name for name in Settings.__struct_fields__ if name != "http_given"}
 _KINDS = {field.name: field.type for field in fields(Settings)}
+_URLS = ("store", "outbox")
 _PATHS = ("tls_cert", "tls_key")
 _WORDS = {"durability": ("durable", "replicated", "buffered"), "limiter": ("aimd", "gradient", "fixed")}
 _LEAST = {"lease_s": 1.0, "call_queue": 0}
@@ -68,6 +70,7 @@ _OFF = ("", "none", "off")
 _POLICY_NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)?")
 _EXAMPLES = {
     "store": '"sqlite:///ringpost.db"',
+    "outbox": '"sqlite:///shop.db"',
     "http": '"127.0.0.1:8000"',
     "addresses": '{billing = "https://billing.example"}',
     "policies": "{attempts = 2, billing = {hedge = false}}",
@@ -83,6 +86,7 @@ class Given(TypedDict, total=False):
     """What a program may say itself; it wins over the file and the environment."""
 
     store: str | None
+    outbox: str
     http: str | None
     workers: int
     addresses: Mapping[str, str]
@@ -111,8 +115,9 @@ def load(
     _merge(values, _from_environ(os.environ if environ is None else environ))
     _merge(values, _from_arguments(given or {}))
     beside = start if file is None else file.parent
-    if values.get("store"):
-        values["store"] = resolved(values["store"], beside)
+    for name in _URLS:
+        if values.get(name):
+            values[name] = resolved(values[name], beside)
     for name in _PATHS:
         if values.get(name):
             values[name] = str(beside / Path(values[name]).expanduser())
@@ -261,7 +266,7 @@ def _checked(key: str, value: Any, where: str) -> Any:
         return None
     if not isinstance(value, str) or not value:
         raise UsageError(f"{where} takes a text such as {_EXAMPLES[name]}, not {value!r}.")
-    if name == "store" and ":" not in value:
+    if name in _URLS and ":" not in value:
         raise UsageError(f"{where} takes a URL such as {_EXAMPLES[name]}, not {value!r}.")
     return value
 

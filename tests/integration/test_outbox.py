@@ -244,7 +244,7 @@ async def test_a_roll_back_leaves_nothing(way: Way, store: PostgresStore, stores
     assert (await kept(store), await orders(stores)) == ([], 0)
 
 
-async def hasty(self: postgres_lent.Joined, session: object, *, blocking: bool) -> Any:
+async def hasty(self: postgres_lent.Joined, fetch: object) -> Any:
     """Put as if there were no session: in a commit of its own."""
     return await HASTY[0].put(self._messages)
 

@@ -74,6 +74,7 @@ class Caller(Sender):
     ) -> Iterator[Outcome[Request, Reply]]: ...
 
 class Outbox(Sender):
+    def create_table(self) -> None: ...
     def send(
         self,
         operation: Operation[Request, Reply],

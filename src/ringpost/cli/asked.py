@@ -55,6 +55,9 @@ WHEN = When()
 store_option = click.option(
     "--store", metavar="URL", help="The store, as sqlite:///ringpost.db (default: from ringpost.toml)."
 )
+outbox_option = click.option(
+    "--outbox", metavar="URL", help="The business database, as sqlite:///shop.db (default: from ringpost.toml)."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 request_argument = click.argument("request", required=False, metavar="[JSON|@FILE|-]")
 

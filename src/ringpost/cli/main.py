@@ -15,6 +15,8 @@ from ringpost.contract.errors import RingpostError, StoreError, TransportError, 
 # name → module:attribute and its one line of help, so that `ringpost --help` imports none of them
 COMMANDS = {
     "run": ("ringpost.cli.running:run", "Serve services over HTTP and work their messages."),
+    "relay": ("ringpost.cli.relaying:relay", "Bring messages from an outbox table to the store."),
+    "outbox": ("ringpost.cli.outbox:outbox", "Make an outbox table, and look into it."),
     "call": ("ringpost.cli.calling:call", "Call an operation and print its answer."),
     "send": ("ringpost.cli.sending:send", "Send a request as a message and print its ticket."),
     "publish": ("ringpost.cli.sending:publish", "Publish an event to its subscribers."),

@@ -6,7 +6,7 @@ from importlib import import_module
 
 import click
 
-from ringpost.cli.asked import store_option
+from ringpost.cli.asked import outbox_option, store_option
 from ringpost.contract.errors import UsageError
 from ringpost.http.run import run_loaded
 from ringpost.service.service import Service
@@ -39,12 +39,19 @@ def load_service(target: str) -> Service:
 @click.command()
 @click.argument("services", nargs=-1, required=True, metavar="MODULE:SERVICE...")
 @store_option
+@outbox_option
 @click.option("--http", metavar="HOST:PORT", help="Where to listen; `none`: workers only (default: 127.0.0.1:8000).")
 @click.option("--workers", type=click.IntRange(1, 64), help="How many processes (default: 1).")
 @click.option("--reload", is_flag=True, help="Start anew when a Python file here changes.")
 @click.option("--accept-loss", is_flag=True, help="Open a store whose newest messages are gone, and say which.")
 def run(
-    services: tuple[str, ...], store: str | None, http: str | None, workers: int | None, reload: bool, accept_loss: bool
+    services: tuple[str, ...],
+    store: str | None,
+    outbox: str | None,
+    http: str | None,
+    workers: int | None,
+    reload: bool,
+    accept_loss: bool,
 ) -> None:
     """Serve SERVICES over HTTP and work their messages, until SIGTERM or Ctrl-C.
 
@@ -60,6 +67,8 @@ def run(
     given: Given = {}
     if store is not None:
         given["store"] = store
+    if outbox is not None:
+        given["outbox"] = outbox
     if http is not None:
         given["http"] = None if http.lower() in _OFF else http
     if workers is not None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, Self, TypeVar, cast
 
 from msgspec import Struct
@@ -11,7 +11,7 @@ from typing_extensions import Unpack
 from ringpost.client.asking import Asking, nothing_kept
 from ringpost.client.forwarding import OwnForwarding
 from ringpost.client.options import check_call_options, checked_headers
-from ringpost.client.outbox import Make, Outbox, Ready
+from ringpost.client.outbox import Make, Outbox
 from ringpost.client.outcome import reply_of
 from ringpost.client.posting import Origin, event_of, fallback_of, message_of, messages_of, new_id
 from ringpost.client.remote import RemoteSender
@@ -45,7 +45,7 @@ from ringpost.core.message import Answer, Message
 from ringpost.core.receipt import Status
 from ringpost.settings import Given, Settings, load
 from ringpost.store import store_for
-from ringpost.store.port import Joining, Store
+from ringpost.store.port import Joined, Joining, Store
 
 # They are for the door that is asked now, not for a store that keeps what it is given.
 _CREDENTIALS = frozenset({"authorization", "cookie", "proxy-authorization"})
@@ -79,6 +79,7 @@ class Client(Caller):
         self._opening: asyncio.Future[_Ways] | None = None
         self._ways: _Ways | None = None
         self._closed = False
+        self._loaded: Settings | None = None
         self._attachment: _Attachment | None = None
 
     @classmethod
@@ -157,7 +158,7 @@ class Client(Caller):
     ) -> Ticket[Reply]:
         ways = self._ready() or await self._open()
         if self._headers is not None:
-            options = self._with_kept_headers(options, ways)
+            options = self._with_kept_headers(options, kept=ways.keeps)
         return await ways.send(operation, request, options, reply_to)
 
     async def send_all(
@@ -165,13 +166,13 @@ class Client(Caller):
     ) -> list[Ticket[Reply]]:
         ways = self._ready() or await self._open()
         if self._headers is not None:
-            options = self._with_kept_headers(options, ways)
+            options = self._with_kept_headers(options, kept=ways.keeps)
         return await ways.send_all(operation, requests, options)
 
     async def publish(self, event: Event[T], data: Fits[T], /, **options: Unpack[SendOptions]) -> Receipt:
         ways = self._ready() or await self._open()
         if self._headers is not None:
-            options = self._with_kept_headers(options, ways)
+            options = self._with_kept_headers(options, kept=ways.keeps)
         return await ways.publish(event, data, options)
 
     def ticket(self, operation: Operation[Request, Reply], id: str, /) -> Ticket[Reply]:
@@ -185,26 +186,26 @@ class Client(Caller):
     def outbox(self, session: Committable | Asyncpg, /) -> Outbox:
         """Send with the commit of a session that you opened: what is sent is there once it commits, or never.
 
-        `session`: an AsyncSession or AsyncConnection of SQLAlchemy, a connection of asyncpg in a transaction, or an
-        AsyncConnection of psycopg 3; with `ringpost.blocking` a Session or Connection of SQLAlchemy, Django's
-        `connection` in `atomic`, or a Connection of psycopg 3. It is on the database of the store, which is PostgreSQL;
-        UsageError says so otherwise. Errors of the database are raised as its driver has them: roll back then.
+        `session`: an AsyncSession or AsyncConnection of SQLAlchemy, a connection of asyncpg in a transaction, an
+        AsyncConnection of psycopg 3, a connection of aiosqlite; with `ringpost.blocking` a Session or Connection of
+        SQLAlchemy, Django's `connection` in `atomic`, a Connection of psycopg 3 or sqlite3. Where its database is the
+        store's own (PostgreSQL), what is sent goes into the store's tables. Else it goes into the table ringpost_outbox
+        of that database, from which a relay brings it to the store; UsageError where there is none, and where the
+        database is a SQLite store's file. Errors of the database are raised as its driver has them: roll back then.
         """
-        return Outbox(self._stage, session)
+        return Outbox(_ForOutbox(self), session)
 
-    async def _stage(self, options: SendOptions, make: Make, /) -> Ready:
-        ways = self._ready() or await self._open()
-        if self._headers is not None:
-            options = self._with_kept_headers(options, ways)
-        return await ways.stage(make(options, ways.settings))
+    def _settings(self) -> Settings:
+        """Give the settings, whether it is open or not."""
+        if self._attachment is not None:
+            return self._attachment.settings
+        if self._loaded is None:
+            self._loaded = load(self._given)
+        return self._loaded
 
     def _ready(self) -> "_Ways | None":
         """Give what is open in this loop; refuse inside handlers."""
-        if handling.get() is not None:
-            raise UsageError(
-                "A Client can't be used inside a handler: use ctx.send, ctx.call, ctx.publish of its Context, so that "
-                "what is sent leaves when the handler succeeds. `ctx.now` sends at once."
-            )
+        _refuse_in_handler()
         ways = self._ways
         if ways is not None and ways.loop is not asyncio.get_running_loop():
             raise UsageError("This Client was opened in another event loop: make one per loop, or ringpost.blocking's.")
@@ -212,8 +213,7 @@ class Client(Caller):
 
     async def _open(self) -> "_Ways":
         self._ready()
-        if self._closed:
-            raise UsageError("This Client is closed: make another.")
+        self._refuse_closed()
         if self._opening is None:
             self._opening = asyncio.ensure_future(self._opened())
         opening = self._opening
@@ -226,6 +226,10 @@ class Client(Caller):
             raise
         return ways
 
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise UsageError("This Client is closed: make another.")
+
     async def _opened(self) -> "_Ways":
         attachment = self._attachment
         if attachment is not None:
@@ -237,7 +241,7 @@ class Client(Caller):
                 owns=False,
                 world=attachment.world,
             )
-        settings = load(self._given)
+        settings = self._settings()
         store: Store | None = None
         if settings.store is not None:
             store = store_for(settings.store, settings)
@@ -247,9 +251,9 @@ class Client(Caller):
     def _with_headers(self, options: AnyOptions) -> AnyOptions:
         return cast(AnyOptions, {**options, "headers": {**self._own_headers(), **options.get("headers", {})}})
 
-    def _with_kept_headers(self, options: SendOptions, ways: "_Ways") -> SendOptions:
+    def _with_kept_headers(self, options: SendOptions, *, kept: bool) -> SendOptions:
         own = self._own_headers()
-        if ways.keeps:
+        if kept:
             own = {name: value for name, value in own.items() if name not in _CREDENTIALS}
         return {**options, "headers": {**own, **options.get("headers", {})}}
 
@@ -333,17 +337,10 @@ class _Ways:
             return await self._remote.publish(event, message, options)
         return await self._sender.put(message)
 
-    async def stage(self, messages: list[Message]) -> Ready:
-        """Make messages ready for a session's transaction."""
-        store = self._store
-        if not isinstance(store, Joining):
-            kept = "this client has none" if store is None else f"this one is {store.facts.url}"
-            raise UsageError(
-                "client.outbox needs a store in the session's own database, PostgreSQL "
-                f'(store = "postgresql://…"): {kept}. In a handler take `ringpost.Transaction`, which commits on every '
-                "store; elsewhere use client.send after the commit."
-            )
-        return Ready(messages, await store.join(messages))
+    async def join(self, messages: Sequence[Message]) -> Joined:
+        """Make messages ready for a transaction on the store's database."""
+        assert isinstance(self._store, Joining)  # its URL has been looked at
+        return await self._store.join(messages)
 
     async def call_or_send(
         self, operation: Operation[Any, Reply], request: object, asked: CallOptions, kept: Options
@@ -395,6 +392,37 @@ class _Ways:
 
 
 ORIGIN = Origin()
+
+
+def _refuse_in_handler() -> None:
+    if handling.get() is not None:
+        raise UsageError(
+            "A Client can't be used inside a handler: use ctx.send, ctx.call, ctx.publish of its Context, so that "
+            "what is sent leaves when the handler succeeds. `ctx.now` sends at once."
+        )
+
+
+class _ForOutbox:
+    """What an outbox needs of a client, which opens its store only where it is asked to join."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    @property
+    def store_url(self) -> str | None:
+        return self._client._settings().store
+
+    def messages(self, options: SendOptions, make: Make, /) -> list[Message]:
+        _refuse_in_handler()
+        client = self._client
+        client._refuse_closed()
+        if client._headers is not None:
+            options = client._with_kept_headers(options, kept=True)
+        return make(options, client._settings())
+
+    async def join(self, messages: Sequence[Message], /) -> Joined:
+        ways = self._client._ready() or await self._client._open()
+        return await ways.join(messages)
 
 
 class _LaterTickets:

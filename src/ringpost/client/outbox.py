@@ -1,9 +1,12 @@
-"""The outbox: messages that leave with the commit of a transaction that the program began itself."""
+"""The outbox: messages that leave with the commit of a transaction that the program began itself.
+
+Where the session's database is the store's own, they go into the store's tables: the database is asked whether it is.
+Everywhere else they go into an outbox table, from which a relay brings them to the store (`relay/`).
+"""
 
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Protocol
 
-from msgspec import Struct
 from typing_extensions import Unpack
 
 from ringpost.client.posting import Origin, event_of, message_of, messages_of
@@ -15,50 +18,60 @@ from ringpost.contract.outcome import Outcome
 from ringpost.contract.vocabulary import Fits, Reply, Request, SendOptions, T
 from ringpost.core import ids
 from ringpost.core.message import Message
+from ringpost.relay import writing
 from ringpost.settings import Settings
+from ringpost.store import holds_store
+from ringpost.store.lent import Lent, borrow
 from ringpost.store.port import Joined, Put
 
 ORIGIN = Origin()
 
 Make = Callable[[SendOptions, Settings], list[Message]]
+Join = Callable[[], Coroutine[Any, Any, Joined]]
 
 
-class Ready(Struct):
-    """Messages that only wait for their session."""
+class Means(Protocol):
+    """What an outbox needs of its client."""
 
-    messages: Sequence[Message]
-    joined: Joined
+    @property
+    def store_url(self) -> str | None:
+        """The store that the client is set to, open or not."""
+        ...
 
+    def messages(self, options: SendOptions, make: Make, /) -> list[Message]:
+        """Have messages made with the client's settings and headers. Nothing is opened, and nothing stored."""
+        ...
 
-class Stage(Protocol):
-    """Have messages made with a client's settings and headers, for its store. Nothing is stored yet."""
-
-    def __call__(self, options: SendOptions, make: Make, /) -> Coroutine[Any, Any, Ready]: ...
+    async def join(self, messages: Sequence[Message], /) -> Joined:
+        """Make messages ready for a transaction on the store's database; opens the store, in the client's loop."""
+        ...
 
 
 class Outbox(Sender):
     """Send and publish with a session's own commit: `await client.outbox(session).send(Mail.welcome, user)`.
 
     A receipt has level `staged` and its final id: the message is there once the session commits, and never if it rolls
-    back. No queue is full for it, as a refusal would take the session's own work along.
+    back. No queue is full for it, as a refusal would take the session's own work along. Where an outbox table takes it,
+    the receipt can't say yet who will receive it, nor whether its idempotency key is known: `receivers` is 1.
     """
 
-    __slots__ = ("_blocking", "_session", "_stage")
+    __slots__ = ("_means", "_run", "_session")
 
-    def __init__(self, stage: Stage, session: object, *, blocking: bool = False) -> None:
-        """Take what makes messages ready; `blocking`: the session waits in its thread."""
-        self._stage = stage
+    def __init__(self, means: Means, session: object, *, run: Callable[[Join], Joined] | None = None) -> None:
+        """Take what is needed of the client; `run`: the session waits in its thread, and this leads from there into
+        the event loop of the client."""
+        self._means = means
         self._session = session
-        self._blocking = blocking
+        self._run = run
 
-    def _in_thread(self, run: Callable[[Callable[[], Coroutine[Any, Any, Ready]]], Ready]) -> "Outbox":
-        """Give it for a session of this thread, whose client is in the event loop that `run` leads to."""
-        ask = self._stage
+    def _in_thread(self, run: Callable[[Join], Joined]) -> "Outbox":
+        """Give it for a session of this thread."""
+        return Outbox(self._means, self._session, run=run)
 
-        async def stage(options: SendOptions, make: Make, /) -> Ready:
-            return run(lambda: ask(options, make))
-
-        return Outbox(stage, self._session, blocking=True)
+    async def create_table(self) -> None:
+        """Make the outbox table in the session's database, if it isn't there, by the session's own connection. What
+        `ringpost outbox ddl` prints does the same. Raises UsageError as `send` does."""
+        await writing.make(await self._borrowed(), self._means.store_url)
 
     async def send(
         self,
@@ -72,7 +85,7 @@ class Outbox(Sender):
         def make(options: SendOptions, settings: Settings) -> list[Message]:
             return [message_of(operation, request, options, settings=settings, origin=ORIGIN, reply_to=reply_to)]
 
-        return (await self._put(await self._stage(options, make)))[0]
+        return (await self._put(options, make))[0]
 
     async def send_all(
         self, operation: Operation[Request, Reply], requests: Iterable[Fits[Request]], /, **options: Unpack[SendOptions]
@@ -80,21 +93,42 @@ class Outbox(Sender):
         def make(options: SendOptions, settings: Settings) -> list[Message]:
             return messages_of(operation, requests, options, settings=settings, origin=ORIGIN)
 
-        return await self._put(await self._stage(options, make))
+        return await self._put(options, make)
 
     async def publish(self, event: Event[T], data: Fits[T], /, **options: Unpack[SendOptions]) -> Receipt:
         def make(options: SendOptions, settings: Settings) -> list[Message]:
             return [event_of(event, data, options, settings=settings, origin=ORIGIN)]
 
-        (receipt,) = await self._put(await self._stage(options, make))
+        (receipt,) = await self._put(options, make)
         return EventReceipt(receipt, event.full_name)
 
-    async def _put(self, ready: Ready) -> list[Receipt]:
-        puts = await ready.joined.put(self._session, blocking=self._blocking)
-        for put, message in zip(puts, ready.messages, strict=True):
+    async def _put(self, options: SendOptions, make: Make) -> list[Receipt]:
+        messages = self._means.messages(options, make)
+        lent = await self._borrowed()
+        joined = await self._joined(lent, messages)
+        if joined is None:
+            puts = await writing.write(lent, messages, self._means.store_url)
+        else:
+            puts = await joined.put(lent.fetch)
+        for put, message in zip(puts, messages, strict=True):
             if put.refused:
                 raise refused(put, message)
         return [_receipt(put) for put in puts]
+
+    async def _borrowed(self) -> Lent:
+        return await borrow(self._session, blocking=self._run is not None)
+
+    async def _joined(self, lent: Lent, messages: Sequence[Message]) -> Joined | None:
+        """Give what puts into the store's own tables, where the session's database has them; the database is asked. The
+        store is opened only where it may be this one: another one may be away."""
+        if not await holds_store(lent, self._means.store_url):
+            return None
+
+        def join() -> Coroutine[Any, Any, Joined]:
+            return self._means.join(messages)
+
+        joined = await join() if self._run is None else self._run(join)
+        return joined if await joined.is_here(lent.fetch) else None
 
 
 def _receipt(put: Put) -> Receipt:

@@ -20,6 +20,7 @@ BREAKERS = "breakers/"
 QUEUE = "queue/"
 RECEIVER = "receiver/"
 PULLER = "puller/"
+RELAY = "relay/"
 STORES_MAX = 16
 
 
@@ -71,6 +72,11 @@ def receiver(contract: str) -> str:
 def puller(queue: str) -> str:
     """Name the note of the process that fetches the outcomes of what is away in a forward queue; leased."""
     return PULLER + queue
+
+
+def relay(outbox: str) -> str:
+    """Name the note of the process that relays from an outbox table; leased."""
+    return RELAY + outbox
 
 
 class Subscription(Struct, frozen=True, omit_defaults=True):
@@ -185,7 +191,20 @@ class Receiver(Struct, frozen=True, omit_defaults=True):
     stores: tuple[str, ...] = ()
 
 
-_Note = TypeVar("_Note", Subscription, Described, Instance, Pause, Queue, Window, Override, Breakers, Receiver)
+class Relay(Struct, frozen=True, omit_defaults=True):
+    """Who relays from an outbox table, and how it stood there a moment ago. `trouble`: why it can't go on now."""
+
+    process: str = ""
+    host: str = ""
+    pid: int = 0
+    at_ms: int = 0
+    waiting: int = 0
+    oldest_ms: int | None = None
+    aside: int = 0
+    trouble: str = ""
+
+
+_Note = TypeVar("_Note", Subscription, Described, Instance, Pause, Queue, Window, Override, Breakers, Receiver, Relay)
 
 encode = msgspec.json.Encoder().encode
 _subscription = msgspec.json.Decoder(Subscription)
@@ -197,6 +216,7 @@ _queue = msgspec.json.Decoder(Queue)
 _override = msgspec.json.Decoder(Override)
 _breakers = msgspec.json.Decoder(Breakers)
 _receiver = msgspec.json.Decoder(Receiver)
+_relay = msgspec.json.Decoder(Relay)
 
 
 def decode_subscription(value: bytes) -> Subscription:
@@ -233,6 +253,10 @@ def decode_breakers(value: bytes) -> Breakers:
 
 def decode_receiver(value: bytes) -> Receiver:
     return _read(_receiver, value, Receiver())
+
+
+def decode_relay(value: bytes) -> Relay:
+    return _read(_relay, value, Relay())
 
 
 def _read(decoder: msgspec.json.Decoder[_Note], value: bytes, blank: _Note) -> _Note:

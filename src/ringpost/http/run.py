@@ -33,9 +33,11 @@ _log = logging.getLogger("ringpost")
 
 
 class ServeOptions(TypedDict, total=False):
-    """`store`: its URL. `http`: the address to listen on; None: no door."""
+    """`store`: its URL. `outbox`: of the business database that is relayed from. `http`: the address to listen on;
+    None: no door."""
 
     store: str
+    outbox: str
     http: str | None
 
 

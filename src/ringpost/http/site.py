@@ -9,6 +9,7 @@ from ringpost.client.client import Client
 from ringpost.http.door import Door
 from ringpost.http.ports import Bound, tls_context
 from ringpost.http.server import Server
+from ringpost.relay.relaying import Relaying
 from ringpost.service.host import Host
 from ringpost.service.service import Service
 from ringpost.settings import Settings
@@ -47,6 +48,7 @@ class Site:
             self.host.instance = instance
         self.door = Door(self.host, settings)
         self._accept_loss = accept_loss
+        self._relaying = Relaying(settings)
         self._server: Server | None = None
         self._forwarder: Forwarder | None = None
 
@@ -59,6 +61,8 @@ class Site:
             await self.host.start(work)
             if work:
                 await self._forward()
+                if self.store is not None:
+                    self._relaying.start(self.store)
             if bound is not None:
                 self._server = server = Server(self.door, self.settings, tls=tls, refuse=self.door.turn_away)
                 # Who finds the door now waits in its backlog; who is told by /readyz that this process is ready must be
@@ -110,6 +114,7 @@ class Site:
         for error in await asyncio.gather(*steps, return_exceptions=True):
             if isinstance(error, BaseException):
                 _log.error("stopping failed in part", exc_info=error)
+        await self._relaying.stop()
         if self.store is not None:
             try:
                 await self.store.close()

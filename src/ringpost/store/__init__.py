@@ -5,9 +5,11 @@ It must not know services, handlers or HTTP.
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from urllib.parse import parse_qsl, urlsplit
 
 from ringpost.contract.errors import StoreError
 from ringpost.settings import Settings
+from ringpost.store.lent import Lent
 from ringpost.store.port import Store
 
 Failed = Callable[[BaseException], None]
@@ -25,6 +27,15 @@ def store_for(url: str, settings: Settings, *, on_failed: Failed | None = None) 
     if make is None:
         raise StoreError(f"{_without_password(url)!r} names no store. Write {_FORMS}.")
     return make(rest, settings, on_failed)
+
+
+async def holds_store(lent: Lent, url: str | None) -> bool:
+    """Say whether the store that a URL names may be in the database of a lent transaction, so that its own tables can
+    be written by it: the database is asked for them. Nothing is written; whose they are, the store itself says."""
+    if lent.dialect != "postgresql" or url is None or not url.startswith("postgresql:"):
+        return False
+    schema = dict(parse_qsl(urlsplit(url).query)).get("schema", "ringpost")
+    return bool((await lent.fetch(_HAS_STORE, f'"{schema}".meta'))[0][0])
 
 
 def _memory(rest: str, settings: Settings, on_failed: Failed | None) -> Store:
@@ -69,6 +80,7 @@ def _without_password(url: str) -> str:
     return f"{head.partition('://')[0]}://…@{tail}" if at else url
 
 
+_HAS_STORE = "SELECT to_regclass($1::text) IS NOT NULL"
 _FORMS = "'sqlite:///ringpost.db' for a file, 'postgresql://user@host/database', or 'memory:' for a test"
 
 # One line a store: the scheme of its URL, and what makes it of the rest.

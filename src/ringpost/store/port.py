@@ -360,11 +360,21 @@ class Store(Protocol):
         ...
 
 
+class Fetch(Protocol):
+    """Run a statement in a transaction that is somebody else's, and give its rows."""
+
+    async def __call__(self, sql: str, /, *values: object) -> Sequence[Sequence[Any]]: ...
+
+
 class Joined(Protocol):
     """Messages on their way into a transaction that is somebody else's."""
 
-    async def put(self, session: object, *, blocking: bool) -> list[Put]:
-        """Put them in the session's transaction, one answer each: they are there once it commits, or never."""
+    async def is_here(self, fetch: Fetch) -> bool:
+        """Say whether a transaction is on the store's database. Nothing is written."""
+        ...
+
+    async def put(self, fetch: Fetch) -> list[Put]:
+        """Put them in the transaction, one answer each: they are there once it commits, or never."""
         ...
 
 

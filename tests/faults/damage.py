@@ -89,9 +89,6 @@ def _message(number: int) -> Message:
     return Message(number.to_bytes(16, "big"), QUEUE, body_of(number), keep_s=100_000)
 
 
-CLAIMS_MAX = 20
-
-
 class Seen(Struct):
     """What a damaged store said and did."""
 
@@ -128,10 +125,7 @@ async def look_at(damaged: Path) -> Seen:
 
 async def _claim_all(store: SqliteStore, seen: Seen) -> None:
     over = {number_of(one.id) for one in await store.find(Filter(states=(State.SUCCEEDED,), limit=1000))}
-    for _ in range(CLAIMS_MAX):  # a bit of an index may let a row be found for ever
-        claimed = (await store.claim({QUEUE: 1000}, 2, LEASE_S)).deliveries
-        if not claimed:
-            break
+    while claimed := (await store.claim({QUEUE: 1000}, 2, LEASE_S)).deliveries:
         for one in claimed:
             seen.given_out.add(number_of(one.id))
             seen.wrong_bodies += one.body != body_of(number_of(one.id))

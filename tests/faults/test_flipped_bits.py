@@ -83,6 +83,7 @@ async def test_a_flipped_bit_in_the_file_never_gives_out_a_wrong_body(sound: Sou
     hits = 0
     for offset, seen in damages.seen:
         assert seen.wrong_bodies == 0
+        assert seen.again == 0, f"bit at {offset}"
         for number, at in in_file.items():
             if at <= offset < at + len(sound.body(number)) and number not in in_log and number > SETTLED:
                 hits += 1

@@ -166,10 +166,10 @@ def _size_text(size: int) -> str:
 
 
 async def database(store: Store) -> list[Finding]:
-    """Look at what slows a store in a database down from outside."""
-    if not isinstance(store, Alarming):  # a file: `log` looks at that
+    """Look at what slows the store's database down from outside, or has damaged it."""
+    if not isinstance(store, Alarming):
         return []
     said = await store.alarms()
     if not said:
-        return [ok("database", "no old transactions, few dead rows")]
+        return [ok("database", "nothing slows it down, and no damage was met")]
     return [warn("database", *alarm.split(": ", 1)) for alarm in said]

@@ -417,8 +417,9 @@ class Joining(Protocol):
 
 @runtime_checkable
 class Alarming(Protocol):
-    """A store that shares a server with others, and says what they do to it."""
+    """A store that says what others, or the disk, do to it."""
 
     async def alarms(self) -> list[str]:
-        """Say what slows the store down from outside, and what to do; nothing where all is well."""
+        """Say what slows the store down from outside, or what damage was met, each with a colon and what to do;
+        nothing where all is well."""
         ...

@@ -17,7 +17,15 @@ from ringpost.contract.errors import StoreError, UsageError
 from ringpost.core import lease
 from ringpost.core.message import Cause, Delivery, Message, Record, Settlement, State
 from ringpost.settings import Settings
-from ringpost.store import sqlite_catch_up, sqlite_change, sqlite_end, sqlite_notes, sqlite_read, sqlite_tend
+from ringpost.store import (
+    sqlite_catch_up,
+    sqlite_change,
+    sqlite_damage,
+    sqlite_end,
+    sqlite_notes,
+    sqlite_read,
+    sqlite_tend,
+)
 from ringpost.store.hostclock import HostClock
 from ringpost.store.port import (
     Audited,
@@ -210,6 +218,11 @@ class SqliteStore:
         """Give what was done with a message, the oldest first."""
         audited: list[Audited] = await self._ask(Ask(act=lambda turn: sqlite_read.audit(turn, id), reads=True))
         return audited
+
+    async def alarms(self) -> list[str]:
+        """Say what damage was met of late, and what to do; nothing where there was none."""
+        alarms: list[str] = await self._ask(Ask(act=sqlite_damage.alarms, reads=True))
+        return alarms
 
     async def depths(self) -> list[Depth]:
         """Give the queues that ever had a message, by name."""

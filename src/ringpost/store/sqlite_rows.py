@@ -231,6 +231,15 @@ def known_by_dedup(db: Db, dedups: Sequence[bytes]) -> dict[bytes, Known]:
     return {bytes.fromhex(known.dedup): known for known in found}
 
 
+class Astray(apsw.CorruptError):
+    """An index names rows that aren't there or that say otherwise themselves; to SQLite it would be corruption too."""
+
+    def __init__(self, rows: Sequence[int]) -> None:
+        super().__init__(f"an index names messages that are elsewhere: {', '.join(map(str, rows[:20]))}")
+        self.extendedresult = apsw.SQLITE_CORRUPT_INDEX
+        self.rows = rows
+
+
 class Claimable(msgspec.Struct, array_like=True, gc=False):
     """A ready row as a claim sees it; its id, line, headers and body are in the blob beside."""
 
@@ -251,21 +260,34 @@ class Claimable(msgspec.Struct, array_like=True, gc=False):
 
 _FETCH = (
     "SELECT json_group_array(json_array(seq, attempts, losses, generation, created_ms, expires_ms, kind, keep_s,"
-    " cancel_ms, started_ms, ifnull(length(line), 0), length(headers), length(body))),"
-    " cast(group_concat(crc || ifnull(line, x'') || id || headers || body, '') AS BLOB) FROM ({rows})"
+    " cancel_ms, started_ms, ifnull(length(line), 0), length(headers), length(body))) FILTER (WHERE crc IS NOT NULL),"
+    " cast(group_concat(crc || ifnull(line, x'') || id || headers || body, '') AS BLOB),"
+    " json_group_array(seq) FILTER (WHERE crc IS NULL) FROM ({rows})"
 )
-_ROW = (
-    "SELECT m.seq, attempts, losses, generation, created_ms, expires_ms, kind, keep_s, cancel_ms, started_ms,"
-    " line, crc, id, headers, body FROM ringpost_message m JOIN ringpost_payload p ON p.seq = m.seq "
+_COLUMNS = (
+    " m.attempts, m.losses, m.generation, m.created_ms, m.expires_ms, m.kind, m.keep_s, m.cancel_ms, m.started_ms,"
+    " m.line, m.id, p.headers, p.body"
 )
+# Which rows are ready an index says, and of a row that is found in it SQLite believes that: it doesn't look into the
+# row, nor does it take a row that has changed since out of it again. So each is looked up by its number, as if it were
+# another one, and asked itself: one that isn't there, isn't ready or has no body has no checksum here.
 FETCH_READY = _FETCH.format(
-    rows=_ROW + "WHERE queue = ?1 AND state = 4 AND losses < ?2 ORDER BY priority, m.seq LIMIT ?3"
+    rows=f"SELECT i.seq, iif(m.state = 4 AND m.queue = ?1 AND p.seq IS NOT NULL, m.crc, NULL) AS crc,{_COLUMNS}"
+    " FROM ringpost_message i LEFT JOIN ringpost_message m ON m.seq = i.seq"
+    " LEFT JOIN ringpost_payload p ON p.seq = i.seq"
+    " WHERE i.queue = ?1 AND i.state = 4 AND ifnull(m.losses < ?2, true) ORDER BY i.priority, i.seq LIMIT ?3"
 )
-FETCH_SEQS = _FETCH.format(rows=_ROW + "WHERE m.seq IN (SELECT value FROM carray(?1)) ORDER BY m.seq")
+FETCH_SEQS = _FETCH.format(
+    rows=f"SELECT m.seq, m.crc,{_COLUMNS} FROM ringpost_message m JOIN ringpost_payload p ON p.seq = m.seq"
+    " WHERE m.seq IN (SELECT value FROM carray(?1)) ORDER BY m.seq"
+)
 _decode_claimable = msgspec.json.Decoder(list[Claimable]).decode
 
 
 def fetch(db: Db, sql: str, bindings: tuple[Any, ...]) -> tuple[list[Claimable], bytes]:
-    """Read rows in one step; their variable parts come as one blob, in the same order."""
-    numbers, blob = db.execute(sql, bindings).fetchall()[0]
+    """Read rows in one step; their variable parts come as one blob, in the same order. Raises Astray where an index
+    names rows that say otherwise themselves."""
+    numbers, blob, astray = db.execute(sql, bindings).fetchall()[0]
+    if astray != "[]":
+        raise Astray(decode_numbers(astray))
     return _decode_claimable(numbers), blob or b""

@@ -10,6 +10,7 @@ from ringpost.store import sqlite_end
 from ringpost.store import sqlite_line as line
 from ringpost.store.port import Renewed, Tended
 from ringpost.store.sqlite_claim import next_due_s
+from ringpost.store.sqlite_damage import agree
 from ringpost.store.sqlite_db import first
 from ringpost.store.sqlite_purge import Upkeep, purge
 from ringpost.store.sqlite_rows import BASE, LEASE_SHIFT, decode_numbers, holder_code, seqs
@@ -72,6 +73,7 @@ def _make_due(turn: Turn, limit: int) -> int:
     if limit <= 0:
         return 0
     rows = _decode_due(first(turn.db, _DUE, (turn.now_ms, limit)))
+    agree(turn, [seq for seq, _, _ in rows], State.SCHEDULED)
     ready = [(seq, queue) for seq, queue, at_once in rows if at_once]
     waiting = [(seq, queue) for seq, queue, at_once in rows if not at_once]
     for state, group in ((State.READY, ready), (State.WAITING, waiting)):
@@ -90,6 +92,7 @@ def _expire(turn: Turn, limit: int) -> int:
     if limit <= 0:
         return 0
     rows = decode_numbers(first(turn.db, _OVERDUE, (turn.now_ms, limit)))
+    agree(turn, rows, State.SCHEDULED, State.WAITING, State.READY)
     sqlite_end.end(turn, rows, State.EXPIRED, Cause.EXPIRED)
     return len(rows)
 
@@ -102,6 +105,7 @@ def _sweep(turn: Turn, limit: int, holders: Mapping[int, float]) -> int:
     for holder, lease_s in holders.items():
         renew(turn, holder, lease_s)
     rows = _decode_lapsed(first(turn.db, _LAPSED, (now_ms, limit)))
+    agree(turn, [seq for seq, _, _, _, _ in rows], State.RUNNING)
     removed = [seq for seq, _, kind, _, _ in rows if kind == Kind.CALL]
     messages = [row for row in rows if row[2] != Kind.CALL]
     fates = {

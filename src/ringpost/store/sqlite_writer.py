@@ -9,6 +9,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -20,7 +21,15 @@ from ringpost.contract.errors import StoreError
 from ringpost.core import lease
 from ringpost.core.message import Message, Settlement, Statement
 from ringpost.settings import Settings
-from ringpost.store import sqlite_claim, sqlite_deferred, sqlite_notes, sqlite_put, sqlite_schema, sqlite_settle
+from ringpost.store import (
+    sqlite_claim,
+    sqlite_damage,
+    sqlite_deferred,
+    sqlite_notes,
+    sqlite_put,
+    sqlite_schema,
+    sqlite_settle,
+)
 from ringpost.store.highwater import HighWater
 from ringpost.store.hostclock import HostClock
 from ringpost.store.port import Claimed, Put
@@ -312,8 +321,8 @@ class Writer:
 
     def _transact_twice(self, asks: list[Ask]) -> None:
         """Take all to be well; where it isn't, take the turn again with a look at each. What ends the transaction of
-        others is left out then."""
-        careful = False
+        others is left out then. A damaged index is mended once."""
+        careful = mended = False
         spoilt: dict[int, Exception] = {}
         while True:
             try:
@@ -325,6 +334,11 @@ class Writer:
                 if careful:
                     raise
                 careful = True
+            except apsw.CorruptError as damage:
+                if mended or not sqlite_damage.is_of_an_index(damage):
+                    raise
+                self._transact([Ask(act=partial(sqlite_damage.mend, damage=damage))], careful=False, spoilt={})
+                mended = True
 
     def _transact(self, asks: list[Ask], *, careful: bool, spoilt: Mapping[int, Exception]) -> None:
         self._set_synchronous(FULL if any(ask.durable for ask in asks) else NORMAL)

@@ -9,14 +9,15 @@ import pytest
 from postgres_stores import PostgresStores
 from servers.postgres import RealPostgres
 
-from ringpost.core.message import Delivery, Message, Settlement, State
+from ringpost.core.message import Answer, Delivery, Message, Settlement, State
 from ringpost.settings import Settings
-from ringpost.store import postgres_bell, postgres_claim, postgres_settle, postgres_waiting
+from ringpost.store import postgres_bell, postgres_claim, postgres_db, postgres_settle, postgres_waiting
+from ringpost.store.port import Note, SqlTransaction
 from ringpost.store.postgres import PostgresStore
 from ringpost.store.postgres_bell import Bell
-from ringpost.store.postgres_turn import Turn
+from ringpost.store.postgres_turn import Queues, Turn
 from ringpost.testing.conformance import CASES, Violation, check
-from ringpost.testing.conformance.suite import LEASE_S, QUEUE, lined, message
+from ringpost.testing.conformance.suite import LEASE_S, LOST_S, QUEUE, lined, message, reservation
 
 SETTINGS = Settings(durability="buffered")
 COUNT = 600
@@ -179,6 +180,69 @@ async def test_notifications_are_coalesced_and_in_no_commit(
     own = [text for text in notified if four[0]._opened.bell._name in text]  # type: ignore[union-attr]
     assert len(own) <= 1, "the first at once, the others together after the gap"
     await listening.close()
+
+
+# --- processes that are stopped in the middle of it
+
+
+async def lapsed_in_its_commit(
+    four: list[PostgresStore], stores: PostgresStores, sent: Message
+) -> tuple[SqlTransaction, Settlement]:
+    """Let a handler's transaction settle a message, or the answer of a call, stop before COMMIT, and lose its lease."""
+    (put,) = await four[0].put([sent])
+    delivery = put.delivery or (await four[0].claim({QUEUE: 1}, 1, LEASE_S)).deliveries[0]
+    begun, settlement = four[0].begin(lambda: ""), Settlement(delivery, State.SUCCEEDED, Answer(200, b"1"))
+    await begun.lock()
+    turn = Turn(begun._db, Queues())  # type: ignore[attr-defined]
+    assert await postgres_settle.settle_all(turn, [settlement]) == [True]
+    stores.advance(LOST_S)
+    return begun, settlement
+
+
+@pytest.mark.parametrize("sent", [message(b"1"), reservation()], ids=["message", "call"])
+async def test_nobody_waits_for_who_was_stopped_in_its_commit_and_nobody_takes_that_over(
+    four: list[PostgresStore], stores: PostgresStores, sent: Message
+) -> None:
+    begun, _ = await lapsed_in_its_commit(four, stores, sent)
+    other = message(b"2")
+    await four[1].put([other])
+    async with asyncio.timeout(10):  # else until the server undoes it
+        for _ in range(3):
+            assert (await four[1].tend()).lost == 0
+            stores.advance(LEASE_S / 4)
+        assert [one.id for one in (await four[1].claim({QUEUE: 9}, 2, LEASE_S)).deliveries] == [other.id]
+    await begun._db.commit()  # type: ignore[attr-defined]
+    (record,) = await four[1].read([sent.id])
+    assert record is not None
+    assert record.state is State.SUCCEEDED
+    await begun.rollback()
+
+
+async def stopped_in_a_turn(store: PostgresStore, note: Note) -> None:
+    """Leave a store in the middle of a turn that has written a note."""
+    writer = store._opened.writer  # type: ignore[union-attr]
+    db = await writer.link.get(0.0)
+    await db.begin()
+    await db.fetch("UPDATE ringpost.note SET value = value WHERE name = $1", note.name)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+async def test_who_is_stopped_in_a_turn_is_undone_and_goes_on_later(
+    stores: PostgresStores, monkeypatch: pytest.MonkeyPatch, pooled: bool
+) -> None:
+    monkeypatch.setattr(postgres_db, "IDLE_S", 0.2)
+    stores.empty(SETTINGS)
+    made = [PostgresStore(f"{stores.url}{'&statement_cache_size=0' * pooled}", SETTINGS) for _ in range(2)]
+    note = Note("shared", b"1")
+    for store in made:
+        await store.open()
+    assert await made[0].note_put(note)
+    await stopped_in_a_turn(made[0], note)
+    async with asyncio.timeout(10):
+        assert await made[1].note_put(note)
+        assert await made[0].note_put(note), "it takes its turn again on a new connection"
+    for store in made:
+        await store.close()
 
 
 # --- broken twins, each found by a case of the suite

@@ -1,6 +1,6 @@
 """One connection to PostgreSQL: SQL that names the schema `ringpost` goes to whichever schema the store has.
 
-Nothing is kept in a session: behind a pooler each transaction may meet another one. There, a statement of its own is a
+Nothing that matters is kept in a session: behind a pooler each transaction may meet another one. There, a statement of its own is a
 transaction too, as its parts must not reach two sessions.
 """
 
@@ -13,6 +13,8 @@ import asyncpg
 from ringpost.contract.errors import StoreError
 
 Row = Sequence[Any]
+
+IDLE_S = 5.0  # a turn that stands idle for so long is undone by the server: others may wait for what it has locked
 
 _LOST: tuple[type[BaseException], ...] = (
     OSError,  # among them TimeoutError: an answer that took too long
@@ -81,6 +83,11 @@ def not_free(exc: BaseException) -> bool:
     return isinstance(exc, asyncpg.LockNotAvailableError)
 
 
+def idle_ms() -> int:
+    """Give IDLE_S as the server takes it."""
+    return round(IDLE_S * 1000)
+
+
 def would_write(exc: BaseException) -> bool:
     """Say whether a statement was refused because it writes where only reading is allowed."""
     return isinstance(exc, asyncpg.ReadOnlySQLTransactionError)
@@ -93,6 +100,8 @@ class Db:
         self.driver = driver
         self._schema = schema
         self._pooled = pooled
+        # Without a pooler it is set once for the session.
+        self._begin = f"BEGIN; SET LOCAL idle_in_transaction_session_timeout = {idle_ms()}" if pooled else "BEGIN"
         self._texts: dict[str, str] = {}
 
     @property
@@ -127,7 +136,7 @@ class Db:
         await self._guarded(self.driver.execute, sql)
 
     async def begin(self) -> None:
-        await self._guarded(self.driver.execute, "BEGIN")
+        await self._guarded(self.driver.execute, self._begin)
 
     async def commit(self) -> None:
         await self._guarded(self.driver.execute, "COMMIT")

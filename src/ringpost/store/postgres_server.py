@@ -8,7 +8,7 @@ from msgspec import Struct
 from ringpost.contract.errors import StoreError
 from ringpost.core.receipt import Level
 from ringpost.settings import Settings
-from ringpost.store.postgres_db import Db, Lost, Row, is_lost, is_said, open_driver, refused
+from ringpost.store.postgres_db import Db, Lost, Row, idle_ms, is_lost, is_said, open_driver, refused
 
 VERSION_MIN = 15
 CONNECT_S = 5.0
@@ -18,7 +18,8 @@ _RANKS: dict[Level, int] = {"staged": 0, "buffered": 0, "replicated": 1, "durabl
 _SETTINGS = (
     "SELECT current_setting('server_version_num')::int, current_setting('fsync'), current_setting('full_page_writes'),"
     " current_setting('synchronous_commit'), current_setting('synchronous_standby_names'),"
-    " pg_is_in_recovery(), current_setting('transaction_read_only')"
+    " pg_is_in_recovery(), current_setting('transaction_read_only'),"
+    " set_config('idle_in_transaction_session_timeout', $1, $2)"
 )
 _PROXIED = "statement_cache_size"
 _HINT = (
@@ -82,7 +83,7 @@ class Server:
         """Open a connection. Raises StoreError where the server isn't there, refuses, or is worth less than asked."""
         db = await self._connect(self._dsn)
         try:
-            self.probed = probed = await _probe(db)
+            self.probed = probed = await _probe(db, pooled=self.pooled)
             self._accept(probed)
         except BaseException as exc:
             db.terminate()
@@ -133,6 +134,8 @@ def _split(url: str) -> SplitResult:
     return parts
 
 
-async def _probe(db: Db) -> Probed:
-    row: Row = (await db.fetch(_SETTINGS))[0]
-    return Probed(*row)
+async def _probe(db: Db, *, pooled: bool) -> Probed:
+    """Ask what the server is set to, and bound how long a turn of this session may stand idle (behind a pooler, where
+    the next to ask would get it, each turn says so itself)."""
+    row: Row = (await db.fetch(_SETTINGS, str(idle_ms()), pooled))[0]
+    return Probed(*row[:-1])

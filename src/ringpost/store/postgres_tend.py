@@ -40,9 +40,14 @@ _LAPSED = (
     "SELECT seq, kind, losses, cancel_ms IS NOT NULL FROM ringpost.message WHERE state = 5"
     " AND lease_ms < ringpost.now_ms() LIMIT $1"
 )
+# Rows that nobody has locked: who was late may be about to commit, and may have been stopped while it did.
+_FREE = (
+    f"SELECT m.seq FROM ringpost.message m WHERE m.seq = ANY($1::bigint[]) AND {postgres_end.LAPSED}"
+    " ORDER BY m.seq FOR UPDATE SKIP LOCKED"
+)
 _LOSE = (
     "UPDATE ringpost.message m SET state = 4, losses = losses + 1, holder = 0 FROM ringpost.letter l"
-    f" WHERE m.seq = ANY($1::bigint[]) AND l.seq = m.seq AND {postgres_end.LAPSED} RETURNING m.queue, l.id"
+    f" WHERE m.seq = ANY(ARRAY({_FREE})) AND l.seq = m.seq AND {postgres_end.LAPSED} RETURNING m.queue, l.id"
 )
 _PURGEABLE = (
     "SELECT seq FROM ringpost.message WHERE state >= 10 AND purge_ms < ringpost.now_ms()"
@@ -164,7 +169,9 @@ async def _sweep(turn: Turn, limit: int) -> int:
         return 0
     fates = {row[0]: _fate(row) for row in rows}
     lapsed = postgres_end.LAPSED
-    gone = await postgres_end.remove(turn, [seq for seq, fate in fates.items() if fate is None], lapsed)
+    calls = [seq for seq, fate in fates.items() if fate is None]
+    free = [row[0] for row in await turn.db.fetch(_FREE, calls)] if calls else []
+    gone = await postgres_end.remove(turn, free, lapsed)
     lost = len(gone)
     for fate, cause in ((State.CANCELLED, Cause.CANCELLED), (State.DEAD, Cause.WORKER_LOST)):
         ended = [seq for seq, found in fates.items() if found is fate]

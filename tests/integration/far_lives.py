@@ -1,7 +1,6 @@
 """A sender and a receiver with a store each, and what their stores say once all is quiet."""
 
 import asyncio
-import os
 import random
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -42,21 +41,18 @@ class TwoTowns:
 
     async def shop(self, point: str = "", *, twin: str = "", asleep: bool = False) -> Running:
         """Start a sender; it ends at a point, if one is named, or falls asleep there."""
-        return await self._start("shop", point, asleep, twin, addresses=f"billing={self.proxy.url}")
+        return await self._start(
+            "shop", point, "sleep" if asleep else "kill", twin, addresses=f"billing={self.proxy.url}"
+        )
 
     async def billing(self, point: str = "", *, twin: str = "") -> Running:
         """Start a receiver."""
         return await self._start(
-            "billing", point, False, twin, store=self.there.facts.url, http=f"127.0.0.1:{self._port}"
+            "billing", point, "kill", twin, store=self.there.facts.url, http=f"127.0.0.1:{self._port}"
         )
 
-    async def _start(self, role: str, point: str, asleep: bool, twin: str, **settings: str) -> Running:
-        os.environ.update(FAR_POINT=point, FAR_ASLEEP="1" if asleep else "", FAR_TWIN=twin)
-        try:
-            running = await self.scene.start(role, **settings)
-        finally:
-            for name in ("FAR_POINT", "FAR_ASLEEP", "FAR_TWIN"):
-                del os.environ[name]
+    async def _start(self, role: str, point: str, how: str, twin: str, **settings: str) -> Running:
+        running = await self.scene.start(role, environ={"POINT": point, "POINT_HOW": how, "TWIN": twin}, **settings)
         running.ending = bool(point)
         return running
 

@@ -1,19 +1,17 @@
 """Two services, each on its own store and in its own process, that end themselves at a point that is named.
 
-As a script: `far_town.py ROLE`, with the roles `shop` (it forwards) and `billing` (it is forwarded to). FAR_POINT names
-the point at which the process is killed, when it comes there for the first time; with FAR_ASLEEP what comes there waits
-instead for the file `awake`, and no lease is renewed any more. FAR_TWIN breaks a promise. What is charged has the kind
-as its last word.
+As a script: `far_town.py ROLE`, with the roles `shop` (it forwards) and `billing` (it is forwarded to). POINT and
+POINT_HOW are those of `points.py`, TWIN breaks a promise. What is charged has the kind as its last word.
 """
 
 import asyncio
-import json
 import os
-import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
+
+from points import after, before, end, say, until_told, wanted
 
 from ringpost import Context, Contract, Operation, Outcome, Problem, Service, run
 from ringpost.client.posting import new_id
@@ -27,15 +25,12 @@ from ringpost.forward.puller import Puller
 from ringpost.forward.receiver import Receiver
 from ringpost.http.tickets import Tickets
 from ringpost.service.acceptance import Acceptance
-from ringpost.service.heartbeat import Heartbeat
-from ringpost.service.leases import Leases
 from ringpost.service.worker import Worker
 from ringpost.store.port import Conclude
 from ringpost.store.sqlite import SqliteStore
 from ringpost.wire.outcomes import NOTHING
 
 KINDS = ["quick", "slow", "refused", "unwanted"]
-_POINT = os.environ.get("FAR_POINT", "")
 
 
 class CardRefused(Problem, status=402):
@@ -59,7 +54,7 @@ billing, shop = Service(Billing), Service(Shop)
 async def charge(card: str, ctx: Context) -> str:
     match card.split()[-1]:
         case "slow" | "unwanted":
-            await _told(card)
+            await until_told(card)
         case "refused":
             raise CardRefused(card=card)
     await ctx.send(Billing.charged, card)
@@ -79,71 +74,10 @@ async def charged(card: str) -> None: ...
 async def paid(outcome: Outcome[str, str]) -> None: ...
 
 
-def say(**words: Any) -> None:
-    os.write(1, json.dumps({**words, "pid": os.getpid()}).encode() + b"\n")
-
-
 # --- points
 
 
-def _take_point() -> str:
-    """Give the point for which this process was started, once."""
-    global _POINT  # a process comes to its point once
-    point, _POINT = _POINT, ""
-    if point:
-        say(point=point)
-    return point
-
-
-def _end() -> None:
-    if _take_point():
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-async def _come() -> None:
-    """End the process, or fall asleep."""
-    if not os.environ.get("FAR_ASLEEP"):
-        _end()
-    elif _take_point():
-        Heartbeat.beat = Leases.check = lambda self: None  # type: ignore[method-assign]
-        await _told("awake")
-
-
-async def _told(name: str) -> None:
-    while not os.path.exists(name):  # noqa: ASYNC110, ASYNC240 (a file has no event)
-        await asyncio.sleep(0.02)
-
-
-def _always(*_: Any) -> bool:
-    return True
-
-
-def before(cls: type, name: str, if_so: Callable[..., bool] = _always) -> None:
-    """End where a method is about to run; `if_so` is asked with its arguments."""
-    inner = getattr(cls, name)
-
-    async def ending(self: Any, *arguments: Any, **more: Any) -> Any:
-        if if_so(*arguments):
-            await _come()
-        return await inner(self, *arguments, **more)
-
-    setattr(cls, name, ending)
-
-
-def after(cls: type, name: str, if_so: Callable[..., bool] = _always) -> None:
-    """End where a method has run; `if_so` is asked with what it gave."""
-    inner = getattr(cls, name)
-
-    async def ending(self: Any, *arguments: Any, **more: Any) -> Any:
-        given = await inner(self, *arguments, **more)
-        if if_so(given):
-            await _come()
-        return given
-
-    setattr(cls, name, ending)
-
-
-def committed(state: State, then: Callable[[], None] = _end) -> None:
+def committed(state: State, then: Callable[[], None] = end) -> None:
     """Do something once a settlement to a state is committed, by default end."""
     inner = Worker._book
 
@@ -162,13 +96,13 @@ def _cancelling() -> None:
     async def ask(self: Receiver, method: str, *arguments: Any) -> Any:
         response = await inner(self, method, *arguments)
         if method == "DELETE":
-            _end()
+            end()
         return response
 
     Receiver.ask = ask  # type: ignore[method-assign]
 
 
-def _concludes(orders: Any) -> bool:
+def _concludes(store: SqliteStore, orders: Any) -> bool:
     return any(isinstance(order, Conclude) for order in orders)
 
 
@@ -269,8 +203,8 @@ def _hurry() -> None:
 
 if __name__ == "__main__":
     _hurry()
-    if _POINT:
-        ({**SENDING, **RECEIVING})[_POINT]()
-    if twin := os.environ.get("FAR_TWIN"):
+    if point := wanted():
+        ({**SENDING, **RECEIVING})[point]()
+    if twin := os.environ.get("TWIN"):
         TWINS[twin]()
     run({"shop": shop, "billing": billing}[sys.argv[1]])

@@ -1,10 +1,13 @@
 """Kill -9 of senders and receivers at random moments, and what the history says afterwards.
 
-Which store it is, the scene says; which handlers and senders there are, its script and their roles.
+Which store it is, the scene says; which handlers and senders there are, its script and their roles. An effect is what a
+handler says that it has done; where handlers write in their transactions, it is what is found written in the end.
 """
 
 import asyncio
 import random
+from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 
 from msgspec import Struct
@@ -23,6 +26,7 @@ class Verdict(Struct):
     receipted: set[int]
     effects: set[int]
     lost: set[int]  # acknowledged, and neither done nor dead nor anywhere
+    repeated: set[int]  # written more than once
     unexpected: set[int]  # done, and never sent
     sunk: list[str]  # taken over without a higher fence
     doubled: set[int]  # more than one message staged by one
@@ -31,14 +35,15 @@ class Verdict(Struct):
     @property
     def faults(self) -> list[str]:
         """Say in words what is wrong."""
-        kinds = ("lost", "unexpected", "sunk", "doubled", "unstaged")
+        kinds = ("lost", "repeated", "unexpected", "sunk", "doubled", "unstaged")
         return [f"{kind}: {found}" for kind in kinds if (found := getattr(self, kind))]
 
 
-async def judged(scene: Scene, most: int) -> Verdict:
+async def judged(scene: Scene, most: int, written: Sequence[int] | None = None) -> Verdict:
+    """Judge by the diary; `written`: the numbers of the rows that handlers wrote."""
     diary = scene.diary
     receipted = {line["receipt"] for line in diary.all(receipt=...)}
-    effects = {line["effect"] for line in diary.all(effect=...)}
+    effects = {line["effect"] for line in diary.all(effect=...)} if written is None else set(written)
     known = {line["id"] for line in diary.all(receipt=...)}
     left = {ids.text(record.id) for record in await scene.rows(*LIVE, State.DEAD)}
     kept = {line["receipt"] for line in diary.all(receipt=...) if line["id"] in left & known}
@@ -52,6 +57,7 @@ async def judged(scene: Scene, most: int) -> Verdict:
         receipted,
         effects,
         lost=receipted - (effects | kept),
+        repeated={number for number, times in Counter(written or ()).items() if times > 1},
         unexpected={number for number in effects if not 0 <= number < most},
         sunk=[id for id, seen in fences.items() if any(a >= b for a, b in pairwise(seen))],
         doubled={number for number, seen in noted.items() if len(seen) > 1},
@@ -68,6 +74,7 @@ class Killing:
         self._role = sender
         self._receiver = receiver
         self._next = 0
+        self._deck: list[str] = []  # who is killed next: each as often as the others
         self.sender: Running
         self.receiver: Running
 
@@ -86,7 +93,9 @@ class Killing:
         await diary.until(begun + 1, effect=..., pid=self.receiver.pid)
         await diary.until(sent + 1, receipt=..., pid=self.sender.pid)
         await asyncio.sleep(self.random.uniform(0.02, 0.4))
-        whom = self.random.choice(("sender", "receiver", "both"))
+        if not self._deck:
+            self._deck = self.random.sample(("sender", "receiver", "both"), 3)
+        whom = self._deck.pop()
         if whom != "sender":
             await self.receiver.kill()
             self.receiver = await self.scene.start(self._receiver)

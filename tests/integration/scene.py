@@ -94,6 +94,15 @@ class Running:
             self.process.kill()
         await self.ended()
 
+    async def stopped(self) -> None:
+        """Wait until it stands still: whoever stops itself may not have done so when it says so."""
+        async with asyncio.timeout(GUARD_S):
+            while self._state() != "T":  # noqa: ASYNC110 (its parent alone is told, and doesn't ask)
+                await asyncio.sleep(0.01)
+
+    def _state(self) -> str:
+        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
+
     async def ended(self) -> int:
         async with asyncio.timeout(GUARD_S):
             return await self.process.wait()
@@ -116,8 +125,10 @@ class Scene:
         self._processes: list[Running] = []
         self._watching: list[asyncio.Task[None]] = []
 
-    async def start(self, role: str, *arguments: object, **settings: object) -> Running:
-        """Start a process; `settings` become RINGPOST_*. It isn't ready yet."""
+    async def start(
+        self, role: str, *arguments: object, environ: Mapping[str, str] | None = None, **settings: object
+    ) -> Running:
+        """Start a process; `settings` become RINGPOST_*, `environ` stays as it is. It isn't ready yet."""
         log = self.folder / f"{len(self._processes)}-{role}.log"
         environment: Mapping[str, str] = {
             **os.environ,
@@ -126,6 +137,7 @@ class Scene:
             "RINGPOST_HTTP": "off",
             "TOWN_FOLDER": str(self.folder),
             **{f"RINGPOST_{name.upper()}": str(value) for name, value in settings.items()},
+            **(environ or {}),
         }
         with log.open("wb") as stream:
             process = await asyncio.create_subprocess_exec(

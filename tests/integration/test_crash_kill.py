@@ -59,6 +59,8 @@ async def test_the_judge_sees_what_is_wrong(scene: Scene) -> None:
     verdict = await judged(scene, 100)
     assert (verdict.lost, verdict.unexpected, verdict.sunk) == ({1}, {100}, ["b"])
     assert (verdict.doubled, verdict.unstaged) == ({2}, {3, 100})
+    verdict = await judged(scene, 100, [2, 3, 3])
+    assert (verdict.lost, verdict.repeated, verdict.unexpected) == ({1}, {3}, set())
 
 
 async def test_a_sender_that_acknowledges_before_the_commit_is_found_out(scene: Scene) -> None:

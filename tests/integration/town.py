@@ -297,7 +297,7 @@ async def _send_hastily(client: Client, numbers: list[int]) -> None:
     await client.send_all(Town.work, [Job(number) for number in numbers])
 
 
-async def _sending(first: int, send: Callable[..., Any]) -> None:
+async def sending(first: int, send: Callable[..., Any], pause_s: float = 0.01) -> None:
     """Send until killed, or told to end by the end of standard input."""
     ended = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     async with Client() as client:
@@ -306,7 +306,7 @@ async def _sending(first: int, send: Callable[..., Any]) -> None:
             await send(client, numbers)
             say(sent=first)
             first += BATCH
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(pause_s)
 
 
 # --- twins that break a promise
@@ -394,8 +394,8 @@ ROLES: dict[str, Callable[[], None]] = {
     "abrupt": _abrupt,
     "unpolled": _unpolled,
     "deaf": _deaf,
-    "sender": lambda: asyncio.run(_sending(int(sys.argv[2]), _send)),
-    "hasty": lambda: asyncio.run(_sending(int(sys.argv[2]), _send_hastily)),
+    "sender": lambda: asyncio.run(sending(int(sys.argv[2]), _send)),
+    "hasty": lambda: asyncio.run(sending(int(sys.argv[2]), _send_hastily)),
 }
 
 

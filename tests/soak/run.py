@@ -6,6 +6,8 @@ errors  let every n-th operation of a life fail, in every way
 flips   flip so many bits of a file and of a log, and cut off a tenth as many ends
 points  end a process at each operation, and so many pairs with one in the recovery
 kill    kill -9 senders and receivers in so many cycles; --store URL and --script FILE for another store or town
+books   the same where handlers write in their transactions, on SQLite and on PostgreSQL, or on --store URL alone
+steps   kill -9 at each step of a handler's transaction, and so many pairs with one in the recovery, on both stores
 forward kill -9 a sender and a receiver with a store each, so often, at points on the way from one to the other
 
 Each prints its seed and how far it is. What is wrong is printed with the command that does it again.
@@ -18,12 +20,14 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
 
+from books import entries
 from damage import cut_off, flipped, look_at, sound_store
 from errors import ERRORS, lived_with
 from far_lives import two_towns
@@ -31,11 +35,13 @@ from killing import LOOK_S, Killing, judged
 from msgspec import Struct
 from receipts import covered
 from scene import a_scene
+from servers.postgres import RealPostgres
 from surveys import a_folder, lived, small_steps, survey
 from test_fsync_before_receipt import sent
 
 LEASE_S = 2.0
 POWER_CUTS_A_LIFE = 2_000
+BOOKS = Path(__file__).parents[1] / "integration" / "books.py"
 KILLS_A_LIFE = 4  # a message that was lost with five workers is given up
 
 
@@ -115,20 +121,61 @@ async def points(asked: Asked) -> list[str]:
 
 
 async def kill(asked: Asked) -> list[str]:
+    return await _killed(asked, asked.store, "town")
+
+
+async def books(asked: Asked) -> list[str]:
+    asked.script = asked.script or BOOKS
+    wrong: list[str] = []
+    async for url in _stores(asked):
+        told(f"on {url or 'a SQLite file'}")
+        wrong += await _killed(asked, url, "books")
+    return wrong
+
+
+async def _killed(asked: Asked, url: str | None, receiver: str) -> list[str]:
+    """Kill in so many cycles. What a receiver called `books` has done is what it wrote."""
     with tempfile.TemporaryDirectory(prefix="ringpost-") as folder:
-        async with a_scene(Path(folder), LEASE_S, asked.store) as scene:
+        async with a_scene(Path(folder), LEASE_S, url) as scene:
             scene.script = asked.script or scene.script
-            killing = Killing(scene, "sender", asked.seed)
+            killing = Killing(scene, "sender", asked.seed, receiver=receiver)
             await killing.start()
             for number in range(1, asked.times + 1):
                 await killing.cycle()
                 if number % 10 == 0:
                     told(f"{number} of {asked.times} cycles")
             looks = await killing.quiet()
-            verdict = await judged(scene, killing.most)
+            written = [row[0] for row in await entries(scene.url)] if receiver == "books" else None
+            verdict = await judged(scene, killing.most, written)
     told(f"{len(verdict.receipted)} receipts, {len(verdict.effects)} effects, quiet after {looks * LOOK_S:.1f} s")
     stuck = [f"something was stuck for {looks * LOOK_S:.1f} s"] if looks * LOOK_S > 2 * LEASE_S else []
     return verdict.faults + stuck
+
+
+async def _stores(asked: Asked) -> AsyncIterator[str | None]:
+    """Give the store that was named, or else a file and a server of our own."""
+    if asked.store is not None:
+        yield asked.store
+        return
+    yield None
+    server = await asyncio.to_thread(RealPostgres, fsync=True)
+    await asyncio.to_thread(server.start)
+    try:
+        yield server.url(server.new_database())
+    finally:
+        await asyncio.to_thread(server.stop)
+
+
+async def steps(asked: Asked) -> list[str]:
+    wrong: list[str] = []
+    async for url in _stores(asked):
+        command = [sys.executable, str(Path(__file__).parents[1] / "faults" / "transaction_points.py")]
+        command += ["--pairs", str(asked.times), "--seed", str(asked.seed)]
+        command += [] if url is None else ["--store", url]
+        process = await asyncio.create_subprocess_exec(*command)
+        if await process.wait():
+            wrong.append("see above")
+    return wrong
 
 
 async def forward(asked: Asked) -> list[str]:
@@ -153,6 +200,8 @@ SOAKS: dict[str, tuple[Callable[[Asked], Awaitable[list[str]]], int]] = {
     "flips": (flips, 5_000),
     "points": (points, 1_000),
     "kill": (kill, 500),
+    "books": (books, 500),
+    "steps": (steps, 2_000),
     "forward": (forward, 100),
 }
 
@@ -162,7 +211,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help="which; default: all", metavar="|".join(SOAKS))
     parser.add_argument("--times", type=int, help="how often, instead of each one's own number")
     parser.add_argument("--seed", type=int, default=random.randrange(2**32))
-    parser.add_argument("--store", help="the URL of another store, for kill")
+    parser.add_argument("--store", help="the URL of another store, for kill, books and steps")
     parser.add_argument("--script", type=Path, help="another town, for kill")
     given = parser.parse_args()
     unknown = set(given.names) - SOAKS.keys()

@@ -11,10 +11,11 @@ from servers.postgres import RealPostgres
 
 from ringpost.core.message import Answer, Delivery, Message, Settlement, State
 from ringpost.settings import Settings
-from ringpost.store import postgres_bell, postgres_claim, postgres_db, postgres_settle, postgres_waiting
+from ringpost.store import postgres_bell, postgres_claim, postgres_db, postgres_settle, postgres_tend, postgres_waiting
 from ringpost.store.port import Note, SqlTransaction
 from ringpost.store.postgres import PostgresStore
 from ringpost.store.postgres_bell import Bell
+from ringpost.store.postgres_db import Db
 from ringpost.store.postgres_turn import Queues, Turn
 from ringpost.testing.conformance import CASES, Violation, check
 from ringpost.testing.conformance.suite import LEASE_S, LOST_S, QUEUE, lined, message, reservation
@@ -218,26 +219,43 @@ async def test_nobody_waits_for_who_was_stopped_in_its_commit_and_nobody_takes_t
     await begun.rollback()
 
 
-async def stopped_in_a_turn(store: PostgresStore, note: Note) -> None:
+async def test_a_sweep_that_waits_for_rows_would_stand_still(
+    four: list[PostgresStore], stores: PostgresStores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_tend, "_LOSE", postgres_tend._LOSE.replace("SKIP LOCKED", ""))
+    begun, _ = await lapsed_in_its_commit(four, stores, message(b"1"))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1):
+            for _ in range(3):
+                await four[1].tend()
+                stores.advance(LEASE_S / 4)
+    await begun.rollback()
+
+
+async def stopped_in_a_turn(store: PostgresStore, note: Note) -> Db:
     """Leave a store in the middle of a turn that has written a note."""
-    writer = store._opened.writer  # type: ignore[union-attr]
-    db = await writer.link.get(0.0)
+    db = await store._opened.writer.link.get(0.0)  # type: ignore[union-attr]
     await db.begin()
     await db.fetch("UPDATE ringpost.note SET value = value WHERE name = $1", note.name)
+    return db
 
 
-@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize(("pooled", "idle_s"), [(False, 0.2), (True, 0.2), (False, 60.0)], ids=["", "pooled", "twin"])
 async def test_who_is_stopped_in_a_turn_is_undone_and_goes_on_later(
-    stores: PostgresStores, monkeypatch: pytest.MonkeyPatch, pooled: bool
+    stores: PostgresStores, monkeypatch: pytest.MonkeyPatch, pooled: bool, idle_s: float
 ) -> None:
-    monkeypatch.setattr(postgres_db, "IDLE_S", 0.2)
+    monkeypatch.setattr(postgres_db, "IDLE_S", idle_s)
     stores.empty(SETTINGS)
     made = [PostgresStore(f"{stores.url}{'&statement_cache_size=0' * pooled}", SETTINGS) for _ in range(2)]
     note = Note("shared", b"1")
     for store in made:
         await store.open()
     assert await made[0].note_put(note)
-    await stopped_in_a_turn(made[0], note)
+    stopped = await stopped_in_a_turn(made[0], note)
+    if idle_s > 10:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(made[1].note_put(note), 1)
+        stopped.terminate()
     async with asyncio.timeout(10):
         assert await made[1].note_put(note)
         assert await made[0].note_put(note), "it takes its turn again on a new connection"

@@ -1,7 +1,7 @@
 """One connection to PostgreSQL: SQL that names the schema `ringpost` goes to whichever schema the store has.
 
-Nothing that matters is kept in a session: behind a pooler each transaction may meet another one. There, a statement of its own is a
-transaction too, as its parts must not reach two sessions.
+Nothing that matters is kept in a session: behind a pooler each transaction may meet another one. There, a statement of
+its own is a transaction too, as its parts must not reach two sessions.
 """
 
 import asyncio

@@ -19,9 +19,11 @@ from ringpost.store.port import (
     Claimed,
     Conclude,
     Drop,
+    Exported,
     Filter,
     Note,
     Order,
+    Passage,
     Put,
     Renewed,
     Replay,
@@ -732,6 +734,61 @@ class GivesBeforeItsTime(MemoryStore):
 
     def _give(self, kept: Kept, queue: str, now_ms: int) -> bool:
         return super()._give(structs.replace(kept, entry=structs.replace(kept.entry, due_ms=None)), queue, now_ms)
+
+
+class TakesOutWhatWasTouched(MemoryStore):
+    """Removes a row that somebody has claimed, cancelled or replayed since it was exported."""
+
+    def _take_out(self, record: Record, passage: Passage, now_ms: int) -> bool:
+        row = self._rows.get(record.ref)
+        now = record if row is None else structs.replace(record, state=row.state, fence=row.fence)
+        return super()._take_out(structs.replace(now, generation=row.generation if row else 1), passage, now_ms)
+
+
+class EndsWhatItTakesOut(MemoryStore):
+    """Takes a row out as if it were cancelled: those who wait for its outcome are told of one."""
+
+    def _take_out(self, record: Record, passage: Passage, now_ms: int) -> bool:
+        row = self._rows.get(record.ref)
+        if row is not None and row.state < State.RUNNING:
+            self._cancel(row, now_ms)
+            return super()._take_out(structs.replace(record, state=State.CANCELLED), passage, now_ms)
+        return super()._take_out(record, passage, now_ms)
+
+
+class ForgetsWhatCame(MemoryStore):
+    """Takes a row in again that has been handled and purged since it came."""
+
+    def _take_in(self, exported: Exported, before: frozenset[str], passage: Passage, now_ms: int) -> Put:
+        return super()._take_in(exported, frozenset(), passage, now_ms)
+
+
+class MakesDamageLookSound(MemoryStore):
+    """Gives what was damaged a checksum that fits."""
+
+    def _take_in(self, exported: Exported, before: frozenset[str], passage: Passage, now_ms: int) -> Put:
+        return super()._take_in(structs.replace(exported, sound=True), before, passage, now_ms)
+
+
+class LetsOthersPassWhoComes(MemoryStore):
+    """Forgets that a row was the first of its line."""
+
+    def _arrive(self, row: Row, exported: Exported) -> None:
+        super()._arrive(row, structs.replace(exported, heads=False))
+
+
+class ExportsWhoStandsBehindWhatRuns(MemoryStore):
+    """Gives away a row whose turn hasn't come, as the one before it still runs."""
+
+    def _held(self, row: Row) -> bool:
+        return row.state is State.RUNNING
+
+
+class BringsKeysTwice(MemoryStore):
+    """Takes a request in though its key is here."""
+
+    def _take_in(self, exported: Exported, before: frozenset[str], passage: Passage, now_ms: int) -> Put:
+        return super()._take_in(structs.replace(exported, dedup=None), before, passage, now_ms)
 
 
 TWINS: Sequence[type[MemoryStore]] = [

@@ -30,7 +30,7 @@ async def test_its_receipts_are_worth_what_they_say(store: MemoryStore) -> None:
     facts = await store.open()
     assert facts.level == "buffered"
     assert facts.url == "memory:"
-    assert facts.capabilities == {"lines", "priority", "find", "delay"}
+    assert facts.capabilities == {"lines", "priority", "find", "delay", "move"}
 
 
 async def test_it_opens_whatever_durability_was_asked_for() -> None:

@@ -8,7 +8,7 @@ Whoever moves a row compares first: the state it must be in, and out of running 
 nothing matches, nothing of the change is applied. Five things hold whatever happens:
 
 1. The fence rises at every entry into running, so that of two who believe to hold a row only the later one can write.
-2. An end is left by replay alone, which opens the next generation.
+2. An end is left by replay alone, which opens the next generation, or with its row.
 3. Of a line at most one is ready, running or tried again; it is the head, and whoever ends it wakes the next.
 4. What a ticket shows never goes back: (generation, rank) never falls.
 5. The reservation of a keyed call is never claimed: it is answered, removed, or overtaken by a repeat of the call.
@@ -52,6 +52,8 @@ class Happening(StrEnum):
     REPLAY = "replay"
     DROP = "drop"
     PURGE = "purge"
+    TAKE_OUT = "take out"
+    TAKE_IN = "take in"
 
 
 NOTHING = None
@@ -152,6 +154,10 @@ TRANSITIONS: tuple[Transition, ...] = (
           "generation as read; generation + 1, attempts and losses from 0", kinds=_MESSAGES),
     _line(H.DROP, [DEAD], [NOTHING], "operator, audited", "", kinds=_MESSAGES),
     _line(H.PURGE, ENDS, [NOTHING], "upkeep", "kept long enough"),
+    _line(H.TAKE_OUT, [*QUEUED, FORWARDED, *ENDS], [NOTHING], "move", "as it was read, and durable in another store"),
+    _line(H.TAKE_IN, [NOTHING], [*QUEUED, FORWARDED, *ENDS], "move",
+          "id and key unknown; as it was in another store, but behind who stands in its line here", kinds=_MESSAGES),
+    _line(H.TAKE_IN, [NOTHING], [SUCCEEDED, FAILED], "move", "id and key unknown", kinds=_CALLS),
 )
 # fmt: on
 

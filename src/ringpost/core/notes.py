@@ -3,6 +3,7 @@
 Values only ever gain fields with defaults: processes of two versions may read and write one store.
 """
 
+from collections.abc import Iterable
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -21,6 +22,9 @@ QUEUE = "queue/"
 RECEIVER = "receiver/"
 PULLER = "puller/"
 RELAY = "relay/"
+ARRIVED = "arrived/"
+MOVING = "moving"
+MOVER = "mover"
 STORES_MAX = 16
 
 
@@ -77,6 +81,11 @@ def puller(queue: str) -> str:
 def relay(outbox: str) -> str:
     """Name the note of the process that relays from an outbox table; leased."""
     return RELAY + outbox
+
+
+def arrived(store_id: str) -> str:
+    """Name the note that says which rows came last from another store."""
+    return ARRIVED + store_id
 
 
 class Subscription(Struct, frozen=True, omit_defaults=True):
@@ -204,7 +213,49 @@ class Relay(Struct, frozen=True, omit_defaults=True):
     trouble: str = ""
 
 
-_Note = TypeVar("_Note", Subscription, Described, Instance, Pause, Queue, Window, Override, Breakers, Receiver, Relay)
+class Arrived(Struct, frozen=True, omit_defaults=True):
+    """What came with the last commit of a move. It is known again even when it has been handled and purged since."""
+
+    move: str = ""
+    ids: frozenset[str] = frozenset()  # hexadecimal
+
+    def of(self, move: str) -> frozenset[str]:
+        """Give what came in this move, not in one before it: that may have gone back, and come once more."""
+        return self.ids if self.move == move else frozenset()
+
+
+class Moving(Struct, frozen=True, omit_defaults=True):
+    """That what is in this store is being moved to another one, until all of it is there."""
+
+    move: str = ""
+    target: str = ""  # its id
+    url: str = ""
+    who: str = ""
+    since_ms: int = 0
+
+
+def came(move: str, ids: Iterable[bytes], before: frozenset[str]) -> Arrived:
+    """Note what comes now. Some of what came before comes again where a move was broken off: then the rest of it may
+    come yet, and is remembered too."""
+    now = frozenset(id.hex() for id in ids)
+    return Arrived(move, now | before if now & before else now)
+
+
+_Note = TypeVar(
+    "_Note",
+    Subscription,
+    Described,
+    Instance,
+    Pause,
+    Queue,
+    Window,
+    Override,
+    Breakers,
+    Receiver,
+    Relay,
+    Arrived,
+    Moving,
+)
 
 encode = msgspec.json.Encoder().encode
 _subscription = msgspec.json.Decoder(Subscription)
@@ -217,6 +268,8 @@ _override = msgspec.json.Decoder(Override)
 _breakers = msgspec.json.Decoder(Breakers)
 _receiver = msgspec.json.Decoder(Receiver)
 _relay = msgspec.json.Decoder(Relay)
+_arrived = msgspec.json.Decoder(Arrived)
+_moving = msgspec.json.Decoder(Moving)
 
 
 def decode_subscription(value: bytes) -> Subscription:
@@ -257,6 +310,14 @@ def decode_receiver(value: bytes) -> Receiver:
 
 def decode_relay(value: bytes) -> Relay:
     return _read(_relay, value, Relay())
+
+
+def decode_arrived(value: bytes) -> Arrived:
+    return _read(_arrived, value, Arrived())
+
+
+def decode_moving(value: bytes) -> Moving:
+    return _read(_moving, value, Moving())
 
 
 def _read(decoder: msgspec.json.Decoder[_Note], value: bytes, blank: _Note) -> _Note:

@@ -15,6 +15,7 @@ from msgspec import Struct, structs
 
 from ringpost.contract.errors import StoreError, UsageError
 from ringpost.core import farewell, ids, lease, life, notes
+from ringpost.core.arrival import arrives
 from ringpost.core.keep import KEEP_DEAD_S
 from ringpost.core.life import Happening
 from ringpost.core.message import (
@@ -31,7 +32,7 @@ from ringpost.settings import Settings
 from ringpost.store.log import delivery_of
 from ringpost.store.memory_alarm import Alarm
 from ringpost.store.memory_log import Kept, Log
-from ringpost.store.memory_rows import Row, Rows
+from ringpost.store.memory_rows import Row, Rows, row_of
 from ringpost.store.port import (
     AUDITED_MAX,
     Audited,
@@ -42,10 +43,12 @@ from ringpost.store.port import (
     Conclude,
     Depth,
     Drop,
+    Exported,
     Facts,
     Filter,
     Note,
     Order,
+    Passage,
     Put,
     Refused,
     Renewed,
@@ -55,6 +58,7 @@ from ringpost.store.port import (
     Tended,
     Woken,
     replay_detail,
+    untouched,
 )
 
 FIRST_FENCE = 1 << 24
@@ -98,7 +102,7 @@ class MemoryStore:
         self.facts = Facts(
             store_id=secrets.token_hex(8),
             level="buffered",
-            capabilities=frozenset({"lines", "priority", "find", "delay"}),
+            capabilities=frozenset({"lines", "priority", "find", "delay", "move"}),
             url="memory:",
         )
 
@@ -231,6 +235,7 @@ class MemoryStore:
             keep_s=message.keep_s,
             state=State.SCHEDULED,
             fence=self._fence,
+            caller=message.caller,
         )
 
     def _settle_in(self, row: Row, now_ms: int, happening: Happening) -> None:
@@ -451,6 +456,76 @@ class MemoryStore:
                     _count(found[row.queue], row)
             return [found[queue] for queue in sorted(found)]
 
+    # --- moving
+
+    async def export(self, states: tuple[State, ...], after: int, limit: int) -> list[Exported]:
+        with self._turn():
+            rows = (row for row in self._rows if row.ref > after and row.state in states and not self._held(row))
+            return [row.exported(self._rows.is_head(row)) for row in islice(rows, limit)]
+
+    def _held(self, row: Row) -> bool:
+        """Say whether a row runs, or waits behind one that does."""
+        head = self._rows.head_of(row.line) if row.state in life.QUEUED else row
+        return head is not None and head.state is State.RUNNING
+
+    async def take_in(self, rows: Sequence[Exported], passage: Passage) -> list[Put]:
+        with self._turn() as now_ms:
+            name = notes.arrived(passage.source)
+            kept = self._notes.get(name)
+            before = notes.decode_arrived(b"" if kept is None else kept.value).of(passage.move)
+            answers = [self._take_in(row, before, passage, now_ms) for row in rows]
+            came = notes.came(passage.move, [row.record.id for row in rows], before)
+            self._notes[name] = _KeptNote(notes.encode(came), 1 if kept is None else kept.version + 1, None)
+            return answers
+
+    def _take_in(self, exported: Exported, before: frozenset[str], passage: Passage, now_ms: int) -> Put:
+        record = exported.record
+        known = self._rows.with_id(record.id)
+        if known is not None:
+            refused: Refused = "" if known.same_content(record) else "mismatch"
+            return Put(record.id, duplicate=True, state=known.state, refused=refused)
+        if record.id.hex() in before:
+            return Put(record.id, duplicate=True)
+        if not exported.sound:
+            return Put(record.id, refused="mismatch")
+        taken = self._rows.with_dedup(exported.dedup)
+        if taken is not None:
+            return Put(taken.id, duplicate=True, state=taken.state, refused="key_reused")
+        row = row_of(exported, self._rows.next_ref(), self._fence)
+        self._rows.add(row)
+        self._arrive(row, exported)
+        if row.state is State.DEAD:
+            self._audits.append((row.id, Audited(now_ms, passage.who, "move", f"from store {passage.source}")))
+        return Put(row.id)
+
+    def _arrive(self, row: Row, exported: Exported) -> None:
+        state = exported.record.state
+        if row.line is not None:
+            free = self._rows.head_of(row.line) is None
+            state, stands = arrives(state, heads=exported.heads, free=free)
+            if stands:
+                self._rows.join_line(row)
+        if state.terminal:
+            assert row.settled_ms is not None
+            self._rows.set_ended(row, state, row.settled_ms + 1000 * _keep_s(row, state))
+        else:
+            self._move(row, None, Happening.TAKE_IN, state)
+
+    async def take_out(self, rows: Sequence[Exported], passage: Passage) -> list[bool]:
+        with self._turn() as now_ms:
+            return [self._take_out(exported.record, passage, now_ms) for exported in rows]
+
+    def _take_out(self, record: Record, passage: Passage, now_ms: int) -> bool:
+        row = self._rows.get(record.ref)
+        if row is None:
+            return True
+        if not untouched(record, row.state, row.fence, row.generation):
+            return False
+        if row.state is State.DEAD:
+            self._audits.append((row.id, Audited(now_ms, passage.who, "move", f"to store {passage.target}")))
+        self._remove(row)
+        return True
+
     # --- upkeep
 
     async def tend(self, limit: int = 1000) -> Tended:
@@ -533,7 +608,7 @@ class MemoryStore:
         assert to in life.allowed(row.state, happening, row.kind), f"{row.state} -{happening}-> {to}"
         self._drop_hold(row)
         row.cause, row.answer, row.progress, row.settled_ms = cause, answer, None, now_ms
-        self._rows.set_ended(row, to, now_ms + 1000 * (KEEP_DEAD_S if to is State.DEAD else row.keep_s))
+        self._rows.set_ended(row, to, now_ms + 1000 * _keep_s(row, to))
         self._alarm.ring_id(row.id)
         if to is not State.DEAD or not self._queue(row.queue).halt:
             self._pass_on(row)
@@ -653,6 +728,10 @@ class _KeptNote(Struct):
 
     def left_s(self, now_ms: int) -> float | None:
         return None if self.until_ms is None else (self.until_ms - now_ms) / 1000
+
+
+def _keep_s(row: Row, ended: State) -> int:
+    return KEEP_DEAD_S if ended is State.DEAD else row.keep_s
 
 
 def _delivery_of_event(message: Message, queue: str) -> Message:

@@ -23,7 +23,7 @@ from ringpost.core.message import (
     Record,
     State,
 )
-from ringpost.store.port import Filter
+from ringpost.store.port import Exported, Filter
 
 
 class Row(Struct):
@@ -45,6 +45,7 @@ class Row(Struct):
     keep_s: int
     state: State
     fence: int
+    caller: str | None = None
     generation: int = 1
     attempts: int = 0
     losses: int = 0
@@ -71,7 +72,7 @@ class Row(Struct):
     def overdue(self, now_ms: int) -> bool:
         return self.expires_ms is not None and self.expires_ms <= now_ms
 
-    def same_content(self, message: Message) -> bool:
+    def same_content(self, message: Message | Record) -> bool:
         return (self.queue, self.headers, self.body) == (message.queue, message.headers, message.body)
 
     def fits(self, filter: Filter) -> bool:
@@ -101,6 +102,9 @@ class Row(Struct):
             cancel_asked=self.cancel_asked,
             started_ms=self.started_ms,
         )
+
+    def exported(self, heads: bool) -> Exported:
+        return Exported(self.record(True), self.line, self.dedup, self.digest, self.caller, heads, sound=True)
 
     def ended(self, failure_queue: str) -> Ended:
         return Ended(
@@ -143,6 +147,39 @@ class Row(Struct):
             progress=self.progress,
             failures=list(self.failures),
         )
+
+
+def row_of(exported: Exported, ref: int, fence: int) -> Row:
+    """Make a row of one from another store; it has no place yet."""
+    record = exported.record
+    return Row(
+        ref=ref,
+        id=record.id,
+        queue=record.queue,
+        headers=record.headers,
+        body=record.body,
+        kind=record.kind,
+        priority=record.priority,
+        created_ms=record.created_ms,
+        due_ms=record.due_ms,
+        expires_ms=record.expires_ms,
+        line=exported.line,
+        dedup=exported.dedup,
+        digest=exported.digest,
+        keep_s=record.keep_s,
+        state=State.SCHEDULED,
+        fence=fence,
+        caller=exported.caller,
+        generation=record.generation,
+        attempts=record.attempts,
+        losses=record.losses,
+        started_ms=record.started_ms,
+        settled_ms=record.settled_ms,
+        cause=record.cause,
+        cancel_asked=record.cancel_asked,
+        answer=record.answer,
+        failures=list(record.failures),
+    )
 
 
 class Counts(Struct):
@@ -325,6 +362,13 @@ class Rows:
             return True
         heappush(self._behind[row.line], row.ref)
         return False
+
+    def is_head(self, row: Row) -> bool:
+        return row.line is not None and self._heads.get(row.line) == row.ref
+
+    def head_of(self, line: bytes | None) -> Row | None:
+        """Give who stands first in a line."""
+        return None if line is None else self._by_ref.get(self._heads.get(line, 0))
 
     def leave_line(self, row: Row) -> Row | None:
         """Take a row out of its line; gives the row that is the head now, if the head has changed."""

@@ -4,6 +4,8 @@ Each entry is atomic by itself and may share a commit with others; an answer is 
 entry asks for: puts, settlements and changes durable, claims, renewals, progress and releases not. Time is the store's.
 What the conformance suite (`ringpost.testing.conformance`) asserts is part of this port.
 
+A store with the capability `move` gives its rows to another one, and takes another's: `Movable`.
+
 A store with the capability `sql` also runs the SQL of handlers, on tables of theirs beside its own: `begin` opens a
 transaction that ends together with the handling, and settlements bring deferred statements along (`Settlement.sql`).
 """
@@ -13,6 +15,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from msgspec import Struct
 
+from ringpost.core.life import QUEUED
 from ringpost.core.message import (
     Answer,
     Cause,
@@ -28,7 +31,7 @@ from ringpost.core.message import (
 )
 from ringpost.core.receipt import Level
 
-Capability = Literal["sql", "lines", "priority", "find", "delay"]
+Capability = Literal["sql", "lines", "priority", "find", "delay", "move"]
 
 
 class Facts(Struct, frozen=True):
@@ -141,8 +144,9 @@ AUDITED_MAX = 100
 
 
 class Audited(Struct, frozen=True):
-    """What was done with a message by somebody who is no handler: `replay`, `drop`; by the store's upkeep, `purge`;
-    while its log was read, `checksum`: the bytes of an event have changed, and it was passed over.
+    """What was done with a message by somebody who is no handler: `replay`, `drop`; of a dead one `move`, noted in both
+    stores; by the store's upkeep, `purge`; while its log was read, `checksum`: the bytes of an event have changed, and
+    it was passed over.
 
     `detail`: of a replay the generation that it opened, and why: `generation 2: by id`.
     """
@@ -151,6 +155,13 @@ class Audited(Struct, frozen=True):
     who: str
     what: str
     detail: str
+
+
+def untouched(before: Record, state: State, fence: int, generation: int) -> bool:
+    """Say whether a row that nobody holds is still as it was exported: a claim raises the fence, a replay the
+    generation, and whatever ends it shows. That a waiting one is due now, or the first, changes nothing of it."""
+    same_place = state is before.state or (state in QUEUED and before.state in QUEUED)
+    return state is not State.RUNNING and same_place and fence == before.fence and generation == before.generation
 
 
 def replay_detail(order: Replay) -> str:
@@ -167,6 +178,32 @@ class Filter(Struct, frozen=True):
     after: int = 0
     limit: int = 100
     bodies: bool = True
+
+
+class Exported(Struct, gc=False):
+    """A row with all that hangs on it, on its way into another store.
+
+    `heads`: it is the first of its line, also while it is tried again, or dead where its queue halts. `sound`: what is
+    stored still has the checksum that it was put with.
+    """
+
+    record: Record
+    line: bytes | None
+    dedup: bytes | None
+    digest: bytes | None
+    caller: str | None
+    heads: bool
+    sound: bool
+
+
+class Passage(Struct, frozen=True):
+    """From which store to which rows are moved (the ids of both), by whom, and in which move: one that is broken off
+    and goes on is the same, so that what came is known."""
+
+    source: str
+    target: str
+    who: str
+    move: str
 
 
 class Tended(Struct, gc=False):
@@ -357,6 +394,37 @@ class Store(Protocol):
     async def wait(self, queues: frozenset[str], ids: frozenset[bytes], timeout_s: float) -> Woken:
         """Wait for something to claim in the queues, or a change of the ids. Returns at once where something is ready
         or has ended already, and with nothing after the timeout. Of several that wait for a queue one is enough."""
+        ...
+
+
+@runtime_checkable
+class Movable(Protocol):
+    """A store with the capability `move`. Rows go by three steps, each of which may be repeated: `export` reads them,
+    the other store's `take_in` keeps them durably, `take_out` removes them here if nobody has touched them since.
+
+    Whoever moves pauses the queues first: between the two last steps a row is in both stores, and must not be claimed
+    in this one.
+    """
+
+    async def export(self, states: tuple[State, ...], after: int, limit: int) -> list[Exported]:
+        """Give a page of rows in these states, by ascending `ref`, reservations too: none that a holder runs, and none
+        of a line whose head is running. Nothing changes."""
+        ...
+
+    async def take_in(self, rows: Sequence[Exported], passage: Passage) -> list[Put]:
+        """Keep rows as they were in another store, in one commit: state, times, attempts, errors, answers, keys, and
+        the order of each line, behind who stands in it here. No limit holds, and nobody is told of an end.
+
+        `duplicate`: the id is here, or came by the last `take_in` of this move, which may be long ago: then it may have
+        been handled and purged since. `refused`: `mismatch` (same id, other content, or one that isn't sound),
+        `key_reused` (the idempotency key is here under another id, which is given).
+        """
+        ...
+
+    async def take_out(self, rows: Sequence[Exported], passage: Passage) -> list[bool]:
+        """Remove rows without an end: nobody is told, the next of each line takes its turn. False for one that has been
+        claimed, settled, cancelled or replayed since it was exported: nothing of it changes. True also for one that is
+        gone already."""
         ...
 
 

@@ -21,6 +21,7 @@ from ringpost.store import (
     postgres_catch_up,
     postgres_change,
     postgres_end,
+    postgres_move,
     postgres_read,
     postgres_schema,
     postgres_tend,
@@ -32,10 +33,12 @@ from ringpost.store.port import (
     Changed,
     Claimed,
     Depth,
+    Exported,
     Facts,
     Filter,
     Note,
     Order,
+    Passage,
     Put,
     Renewed,
     SqlTransaction,
@@ -58,7 +61,7 @@ from ringpost.store.postgres_turn import Turn
 from ringpost.store.postgres_waiting import Waiting
 from ringpost.store.postgres_writer import ROWS_MAX, Ask, Writer
 
-CAPABILITIES: frozenset[Capability] = frozenset({"sql", "lines", "priority", "find", "delay"})
+CAPABILITIES: frozenset[Capability] = frozenset({"sql", "lines", "priority", "find", "delay", "move"})
 BODY_MAX = 64 << 20
 HEADERS_MAX = 1 << 15
 
@@ -242,6 +245,20 @@ class PostgresStore:
     async def wait(self, queues: frozenset[str], ids: frozenset[bytes], timeout_s: float) -> Woken:
         """Wait for work in the queues or the end of the ids; returns at once where there is some already."""
         return await self._usable().waiting.wait(queues, ids, timeout_s)
+
+    # --- moving
+
+    async def export(self, states: tuple[State, ...], after: int, limit: int) -> list[Exported]:
+        """Give a page of rows with all that hangs on them, by ascending `ref`."""
+        return await self._read(lambda db: postgres_move.export(db, states, after, limit))
+
+    async def take_in(self, rows: Sequence[Exported], passage: Passage) -> list[Put]:
+        """Keep rows of another store as they were there, durably."""
+        return await self._act(lambda turn: postgres_move.take_in(turn, rows, passage)) if rows else []
+
+    async def take_out(self, rows: Sequence[Exported], passage: Passage) -> list[bool]:
+        """Remove rows that nobody has touched since they were exported, without telling anybody of an end."""
+        return await self._act(lambda turn: postgres_move.take_out(turn, rows, passage)) if rows else []
 
     # --- handing over
 

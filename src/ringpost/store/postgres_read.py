@@ -12,7 +12,7 @@ from ringpost.store.port import AUDITED_MAX, Audited, Depth, Filter, Note
 from ringpost.store.postgres_db import Db, Row
 from ringpost.store.postgres_turn import Turn
 
-_RECORD = (
+RECORD = (
     "SELECT m.seq, l.id, q.name, m.kind, m.state, m.priority, m.cause, m.attempts, m.losses, m.generation, m.fence,"
     " m.created_ms, m.due_ms, m.started_ms, m.settled_ms, m.expires_ms, m.cancel_ms, m.keep_s, m.status,"
     " o.content_type, o.retry_after_s, o.processed, o.body, p.share, p.note, p.at_ms,"
@@ -22,7 +22,7 @@ _RECORD = (
     " LEFT JOIN ringpost.outcome o ON o.seq = m.seq AND m.status IS NOT NULL"
     " LEFT JOIN ringpost.progress p ON p.seq = m.seq AND m.state = 5"
 )
-_LIGHT, _WHOLE = _RECORD.format(bodies=""), _RECORD.format(bodies=", l.headers, l.body")
+_LIGHT, _WHOLE = RECORD.format(bodies=""), RECORD.format(bodies=", l.headers, l.body")
 _BY_ID = " WHERE l.id = ANY($1::bytea[])"
 _OVERDUE = (
     "SELECT m.seq FROM ringpost.message m JOIN ringpost.letter l ON l.seq = m.seq WHERE l.id = ANY($1::bytea[])"
@@ -81,7 +81,7 @@ _decode_failure = msgspec.json.Decoder(Failure).decode
 async def read(db: Db, ids: Sequence[bytes], bodies: bool) -> list[Record | None]:
     """Give the records of ids, None for one that isn't there."""
     found = await db.fetch((_WHOLE if bodies else _LIGHT) + _BY_ID, list(ids))
-    records = {row[1]: _record(row, bodies) for row in found}
+    records = {row[1]: record_of(row, bodies) for row in found}
     return [records.get(id) for id in ids]
 
 
@@ -102,7 +102,7 @@ async def find(db: Db, filter: Filter) -> list[Record]:
         where.append(f"m.kind = {int(filter.kind)}")
     values.append(filter.limit)
     sql = f"{_WHOLE if filter.bodies else _LIGHT} WHERE {' AND '.join(where)} ORDER BY m.seq LIMIT ${len(values)}"
-    return [_record(row, filter.bodies) for row in await db.fetch(sql, *values)]
+    return [record_of(row, filter.bodies) for row in await db.fetch(sql, *values)]
 
 
 async def audit(db: Db, id: bytes) -> list[Audited]:
@@ -147,7 +147,8 @@ async def ended_of(db: Db, ids: Iterable[bytes]) -> frozenset[bytes]:
     return frozenset(row[0] for row in await db.fetch(_ENDED, wanted)) if wanted else frozenset()
 
 
-def _record(row: Row, bodies: bool) -> Record:
+def record_of(row: Row, bodies: bool) -> Record:
+    """Make a record of a row of `RECORD`, read with bodies or without."""
     (seq, id, queue, kind, state, priority, cause, attempts, losses, generation, fence) = row[:11]
     (created_ms, due_ms, started_ms, settled_ms, expires_ms, cancel_ms, keep_s, status) = row[11:19]
     failures = [_decode_failure(detail) for detail in row[26] or ()]

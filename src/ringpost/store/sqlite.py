@@ -22,6 +22,7 @@ from ringpost.store import (
     sqlite_change,
     sqlite_damage,
     sqlite_end,
+    sqlite_move,
     sqlite_notes,
     sqlite_read,
     sqlite_tend,
@@ -34,10 +35,12 @@ from ringpost.store.port import (
     Changed,
     Claimed,
     Depth,
+    Exported,
     Facts,
     Filter,
     Note,
     Order,
+    Passage,
     Put,
     Renewed,
     Report,
@@ -55,7 +58,7 @@ from ringpost.store.sqlite_waiting import Waiting
 from ringpost.store.sqlite_writer import ROWS_MAX, Ask, Want, Writer, ask_of
 from ringpost.store.wakeup import Bell, tone
 
-CAPABILITIES: frozenset[Capability] = frozenset({"lines", "priority", "find", "delay", "sql"})
+CAPABILITIES: frozenset[Capability] = frozenset({"lines", "priority", "find", "delay", "sql", "move"})
 
 _log = logging.getLogger("ringpost.store")
 
@@ -263,6 +266,24 @@ class SqliteStore:
         self.check_usable()
         assert self._waiting is not None
         return await self._waiting.wait(queues, ids, timeout_s)
+
+    # --- moving
+
+    async def export(self, states: tuple[State, ...], after: int, limit: int) -> list[Exported]:
+        """Give a page of rows with all that hangs on them, by ascending `ref`."""
+        ask = Ask(act=lambda turn: sqlite_move.export(turn, states, after, limit), reads=True)
+        exported: list[Exported] = await self._ask(ask)
+        return exported
+
+    async def take_in(self, rows: Sequence[Exported], passage: Passage) -> list[Put]:
+        """Keep rows of another store as they were there, durably."""
+        puts: list[Put] = await self._ask(Ask(act=lambda turn: sqlite_move.take_in(turn, rows, passage)))
+        return puts
+
+    async def take_out(self, rows: Sequence[Exported], passage: Passage) -> list[bool]:
+        """Remove rows that nobody has touched since they were exported, without telling anybody of an end."""
+        done: list[bool] = await self._ask(Ask(act=lambda turn: sqlite_move.take_out(turn, rows, passage)))
+        return done
 
     # --- for transactions
 

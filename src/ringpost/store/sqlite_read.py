@@ -11,12 +11,12 @@ from ringpost.store.sqlite_end import failures_of
 from ringpost.store.sqlite_rows import BASE, NO_ANSWER, blobs, decode_numbers, seqs
 from ringpost.store.sqlite_turn import Turn
 
-_COLUMNS = (
+COLUMNS = (
     "m.seq, m.id, q.name, m.kind, m.state, m.priority, m.cause, m.attempts, m.losses, m.generation, m.fence,"
     " m.created_ms, m.due_ms, m.started_ms, m.settled_ms, m.expires_ms, m.cancel_ms, m.keep_s, m.status"
 )
-_BODIES = ", p.headers, p.body"
-_PAYLOAD = " JOIN ringpost_payload p ON p.seq = m.seq"
+BODIES = ", p.headers, p.body"
+PAYLOAD = " JOIN ringpost_payload p ON p.seq = m.seq"
 _BY_ID = (
     "SELECT {columns} FROM ringpost_message m JOIN ringpost_queue q ON q.no = m.queue{payload}"
     " WHERE m.id IN (SELECT value FROM carray(?1))"
@@ -50,8 +50,8 @@ def read(turn: Turn, ids: Sequence[bytes], bodies: bool) -> list[Record | None]:
     """Give the records of ids, None for one that isn't there."""
     if not ids:
         return []
-    sql = _BY_ID.format(columns=_COLUMNS + (_BODIES if bodies else ""), payload=_PAYLOAD if bodies else "")
-    records = {row[1]: _record(turn, row, bodies) for row in turn.db.execute(sql, (blobs(ids),)).fetchall()}
+    sql = _BY_ID.format(columns=COLUMNS + (BODIES if bodies else ""), payload=PAYLOAD if bodies else "")
+    records = {row[1]: record_of(turn, row, bodies) for row in turn.db.execute(sql, (blobs(ids),)).fetchall()}
     return [records.get(id) for id in ids]
 
 
@@ -76,13 +76,13 @@ def find(turn: Turn, filter: Filter) -> list[Record]:
     if filter.kind is not None:
         where.append("m.kind = ?")
         bindings.append(filter.kind)
-    columns, payload = (_COLUMNS + _BODIES, _PAYLOAD) if filter.bodies else (_COLUMNS, "")
+    columns, payload = (COLUMNS + BODIES, PAYLOAD) if filter.bodies else (COLUMNS, "")
     rows = turn.db.execute(
         f"SELECT {columns} FROM ringpost_message m JOIN ringpost_queue q ON q.no = m.queue{payload}"
         f" WHERE {' AND '.join(where)} ORDER BY m.seq LIMIT ?",
         (*bindings, filter.limit),
     ).fetchall()
-    return [_record(turn, row, filter.bodies) for row in rows]
+    return [record_of(turn, row, filter.bodies) for row in rows]
 
 
 def audit(turn: Turn, id: bytes) -> list[Audited]:
@@ -130,7 +130,8 @@ def ended_of(turn: Turn, ids: Iterable[bytes]) -> frozenset[bytes]:
     return frozenset(row[0] for row in turn.db.execute(_ENDED, (blobs(wanted),)).fetchall()) if wanted else frozenset()
 
 
-def _record(turn: Turn, row: tuple[Any, ...], bodies: bool) -> Record:
+def record_of(turn: Turn, row: tuple[Any, ...], bodies: bool) -> Record:
+    """Make a record of a row that has `COLUMNS`, and `BODIES` behind them."""
     (seq, id, queue, kind, state, priority, cause, attempts, losses, generation, fence) = row[:11]
     (created_ms, due_ms, started_ms, settled_ms, expires_ms, cancel_ms, keep_s, status) = row[11:19]
     return Record(

@@ -6,10 +6,13 @@ happens, and the row must then be where the table says; where the table says tha
 
 from collections.abc import Awaitable, Callable
 
+from msgspec import structs
+
 from ringpost.core.keep import KEEP_DEAD_S
 from ringpost.core.life import Happening, allowed
 from ringpost.core.message import Cause, Delivery, Kind, Message, Progress, Reservation, Settlement, State
-from ringpost.store.port import Cancel, Conclude, Drop, Replay, Report
+from ringpost.store.port import Cancel, Capability, Conclude, Drop, Exported, Replay, Report
+from ringpost.testing.conformance.moving import PASSAGE, movable
 from ringpost.testing.conformance.suite import (
     HOLDER,
     LEASE_S,
@@ -149,6 +152,18 @@ async def _purge(subject: Subject, row: Row) -> None:
     await subject.tend()
 
 
+async def _take_out(subject: Subject, row: Row) -> None:
+    record = await subject.there(row.message.id)
+    await movable(subject).take_out([Exported(record, LINE, None, None, None, False, True)], PASSAGE)
+
+
+async def _take_in(subject: Subject, row: Row) -> None:
+    """Let the row come once more, as it was when it was put."""
+    record = await subject.there(row.message.id)
+    again = structs.replace(record, state=State.READY)
+    await movable(subject).take_in([Exported(again, LINE, None, None, None, False, True)], PASSAGE)
+
+
 async def _overtake(subject: Subject, row: Row) -> None:
     """Repeat the message as a keyed call would, its lease over: no message is overtaken, only a reservation."""
     subject.advance(LEASE_S + 1)
@@ -178,6 +193,8 @@ _STEPS: dict[Happening, Callable[[Subject, Row], Awaitable[object]]] = {
     Happening.REPLAY: _replay,
     Happening.DROP: _drop,
     Happening.PURGE: _purge,
+    Happening.TAKE_OUT: _take_out,
+    Happening.TAKE_IN: _take_in,
 }
 
 
@@ -204,4 +221,5 @@ def _name(state: State | None) -> str:
 
 for _state in State:
     for _happening in _STEPS:
-        CHAPTER.add(f"{_state.name.lower()}, {_happening}", _pair(_state, _happening), "lines", "delay")
+        _moves: tuple[Capability, ...] = ("move",) if _happening in (Happening.TAKE_OUT, Happening.TAKE_IN) else ()
+        CHAPTER.add(f"{_state.name.lower()}, {_happening}", _pair(_state, _happening), "lines", "delay", *_moves)

@@ -58,6 +58,7 @@ from ringpost.store.postgres_server import Server
 from ringpost.store.postgres_tend import Upkeep
 from ringpost.store.postgres_transaction import Pool, PostgresTransaction
 from ringpost.store.postgres_turn import Turn
+from ringpost.store.postgres_vigil import Vigil
 from ringpost.store.postgres_waiting import Waiting
 from ringpost.store.postgres_writer import ROWS_MAX, Ask, Writer
 
@@ -315,9 +316,10 @@ class _Opened:
         look: Callable[[frozenset[str], frozenset[bytes]], Awaitable[Woken]],
         give_back: Callable[[list[Delivery]], None],
     ) -> None:
-        self.writer = Writer(server, settings, self.committed, give_back)
-        self.side = Link(server.connect)
-        self.pool = Pool(server.connect, self.side)
+        self.vigil = Vigil(server.connect)
+        self.writer = Writer(server, settings, self.committed, give_back, self.vigil)
+        self.side = Link(server.connect, self.vigil)
+        self.pool = Pool(lambda: Link(server.connect, self.vigil), self.side)
         self.renewal = Renewal(server.connect, server.shown)
         self.waiting = Waiting(look)
         self.bell = Bell(server, self.side, secrets.token_hex(8), self.waiting.heard)
@@ -329,6 +331,7 @@ class _Opened:
         await self.bell.close()
         await self.side.close()
         await self.pool.close()
+        await self.vigil.close()
         await asyncio.get_running_loop().run_in_executor(None, self.renewal.stop)
 
     def committed(self, turn: Turn) -> None:

@@ -5,10 +5,13 @@ its own is a transaction too, as its parts must not reach two sessions.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any, Protocol, cast
 
 import asyncpg
+from msgspec import Struct
 
 from ringpost.contract.errors import StoreError
 
@@ -68,7 +71,7 @@ async def open_driver(dsn: str, *, connect_s: float, statement_s: float, cached:
     return found
 
 
-def is_said(exc: BaseException) -> bool:
+def is_said(exc: BaseException | None) -> bool:
     """Say whether the server itself raised an error."""
     return isinstance(exc, asyncpg.PostgresError)
 
@@ -93,11 +96,29 @@ def would_write(exc: BaseException) -> bool:
     return isinstance(exc, asyncpg.ReadOnlySQLTransactionError)
 
 
+def is_forbidden(exc: BaseException) -> bool:
+    """Say whether the role may not do this."""
+    return isinstance(exc, asyncpg.InsufficientPrivilegeError)
+
+
+class Session(Struct, frozen=True):
+    """A session on the server: the number of its process, and when it began, as numbers are given out again."""
+
+    pid: int
+    began: datetime | None  # None: the role may not see it
+
+
 class Db:
-    """A connection. Once a statement was given up half-way or the server has gone, it is closed for good."""
+    """A connection. Once a statement was given up half-way or the server has gone, it is closed for good.
+
+    `session`: what it is on the server, where it is the same one for as long as it lasts. `asked_s`: since when a
+    statement waits for its answer, by the monotonic clock.
+    """
 
     def __init__(self, driver: Driver, schema: str, *, pooled: bool) -> None:
         self.driver = driver
+        self.session: Session | None = None
+        self.asked_s: float | None = None
         self._schema = schema
         self._pooled = pooled
         # Without a pooler it is set once for the session.
@@ -145,12 +166,15 @@ class Db:
         """Undo what is open. Where that can't be, the connection goes, and the server undoes it."""
         if self.driver.is_closed() or not self.driver.is_in_transaction():
             return
+        self.asked_s = time.monotonic()
         try:
             await self.driver.execute("ROLLBACK")
         except BaseException as exc:
             self.driver.terminate()
             if not isinstance(exc, Exception):
                 raise
+        finally:
+            self.asked_s = None
 
     def terminate(self) -> None:
         self.driver.terminate()
@@ -170,6 +194,7 @@ class Db:
             raise Again(str(exc)) from exc
 
     async def _guarded_as_is(self, run: Callable[..., Any], sql: str, *values: Any) -> Any:
+        self.asked_s = time.monotonic()
         try:
             return await run(sql, *values)
         except asyncio.CancelledError:
@@ -180,6 +205,8 @@ class Db:
                 raise
             self.driver.terminate()
             raise Lost(str(exc) or type(exc).__name__) from exc
+        finally:
+            self.asked_s = None
 
     def text(self, sql: str) -> str:
         """Put the store's schema into SQL."""

@@ -1,4 +1,8 @@
-"""A connection that comes back: opened when it is needed, anew after the server was away, with growing pauses."""
+"""A connection that comes back: opened when it is needed, anew after the server was away, with growing pauses.
+
+What was asked on one that is lost may still be under way on the server. So its session is ended first, and only then is
+anything asked on the new one: it sees all that the old one has done, and nothing follows.
+"""
 
 import asyncio
 import random
@@ -7,7 +11,9 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from ringpost.contract.errors import StoreError
+from ringpost.store import postgres_session
 from ringpost.store.postgres_db import Again, Db, Lost
+from ringpost.store.postgres_vigil import Vigil
 
 PATIENCE_S = 5.0  # for how long a caller waits for a server that is away
 _PAUSE_S_FIRST, _PAUSE_S_MAX = 0.05, 1.0
@@ -19,10 +25,12 @@ Connect = Callable[[], Awaitable[Db]]
 
 
 class Link:
-    """One connection of one event loop. Its user holds `lock` while statements belong together."""
+    """One connection of one event loop. Its user holds `lock` while statements belong together. `vigil` closes it where
+    its answers are lost."""
 
-    def __init__(self, connect: Connect) -> None:
+    def __init__(self, connect: Connect, vigil: Vigil | None = None) -> None:
         self._connect = connect
+        self._vigil = vigil
         self._db: Db | None = None
         self._pause_s = 0.0
         self._next_s = 0.0  # when the next try may be made
@@ -39,7 +47,7 @@ class Link:
                 raise StoreError("the store is closed")
             await asyncio.sleep(max(min(self._next_s, until_s) - time.monotonic(), 0.0))
             try:
-                self._db = await self._connect()
+                self._db = await self._connected()
             except StoreError:
                 self._pause_s = min(max(self._pause_s * 2, _PAUSE_S_FIRST), _PAUSE_S_MAX)
                 self._next_s = time.monotonic() + self._pause_s * random.uniform(0.5, 1.0)
@@ -48,6 +56,27 @@ class Link:
             else:
                 self._pause_s = 0.0
         return self._db
+
+    @property
+    def lost(self) -> bool:
+        """Whether there was a connection that is no more."""
+        return self._db is not None and self._db.closed
+
+    async def _connected(self) -> Db:
+        """Connect, and end what is left of the connection before."""
+        db = await self._connect()
+        before = None if self._db is None else self._db.session
+        if before is not None:
+            try:
+                await postgres_session.end(db, before)
+            except Lost as exc:
+                raise StoreError(f"the store did not answer: {exc}") from exc
+            except BaseException:
+                db.terminate()
+                raise
+        if self._vigil is not None:
+            self._vigil.watch(db)
+        return db
 
     async def read(self, look: Callable[[Db], Awaitable[Found]], patience_s: float = PATIENCE_S) -> Found:
         """Read, again where the connection was lost meanwhile. Also for whatever may be repeated without harm."""

@@ -7,6 +7,7 @@ from ringpost.contract.errors import StoreError
 from ringpost.store import postgres_tend
 from ringpost.store.port import Renewed
 from ringpost.store.postgres_link import Connect, Link
+from ringpost.store.postgres_vigil import Vigil
 
 _STOP_S = 3.0
 
@@ -21,6 +22,7 @@ class Renewal:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._link: Link | None = None
+        self._vigil: Vigil | None = None
 
     def renew(self, holder: int, fence: int, lease_s: float) -> Renewed:
         """Renew, blocking for no longer than a third of the lease. Raises StoreError; repeating it is harmless."""
@@ -57,12 +59,14 @@ class Renewal:
 
     async def _renew(self, holder: int, fence: int, lease_s: float, patience_s: float) -> Renewed:
         if self._link is None:
-            self._link = Link(self._connect)
+            self._vigil = Vigil(self._connect)
+            self._link = Link(self._connect, self._vigil)
         return await self._link.read(lambda db: postgres_tend.renew(db, holder, fence, lease_s), patience_s)
 
     async def _close(self) -> None:
-        if self._link is not None:
+        if self._link is not None and self._vigil is not None:
             await self._link.close()
+            await self._vigil.close()
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:

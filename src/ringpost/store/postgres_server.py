@@ -1,5 +1,6 @@
 """Reaching a PostgreSQL server: what its URL says, opening connections, and what the server is worth."""
 
+import asyncio
 import re
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
@@ -8,7 +9,8 @@ from msgspec import Struct
 from ringpost.contract.errors import StoreError
 from ringpost.core.receipt import Level
 from ringpost.settings import Settings
-from ringpost.store.postgres_db import Db, Lost, Row, idle_ms, is_lost, is_said, open_driver, refused
+from ringpost.store import postgres_session
+from ringpost.store.postgres_db import Db, Lost, Row, Session, idle_ms, is_lost, is_said, open_driver, refused
 
 VERSION_MIN = 15
 CONNECT_S = 5.0
@@ -19,7 +21,7 @@ _SETTINGS = (
     "SELECT current_setting('server_version_num')::int, current_setting('fsync'), current_setting('full_page_writes'),"
     " current_setting('synchronous_commit'), current_setting('synchronous_standby_names'),"
     " pg_is_in_recovery(), current_setting('transaction_read_only'),"
-    " set_config('idle_in_transaction_session_timeout', $1, $2)"
+    f" {postgres_session.OWN}, set_config('idle_in_transaction_session_timeout', $1, $2)"
 )
 _PROXIED = "statement_cache_size"
 _HINT = (
@@ -83,13 +85,17 @@ class Server:
         """Open a connection. Raises StoreError where the server isn't there, refuses, or is worth less than asked."""
         db = await self._connect(self._dsn)
         try:
-            self.probed = probed = await _probe(db, pooled=self.pooled)
+            async with asyncio.timeout(CONNECT_S):
+                probed, session = await _probe(db, pooled=self.pooled)
             self._accept(probed)
         except BaseException as exc:
             db.terminate()
-            if isinstance(exc, Lost):
+            if isinstance(exc, (Lost, TimeoutError)):
                 raise refused(exc, self.shown) from exc
             raise
+        self.probed = probed
+        if not self.pooled and session.began is not None:
+            db.session = session
         return db
 
     async def connect_to_listen(self) -> Db:
@@ -134,8 +140,8 @@ def _split(url: str) -> SplitResult:
     return parts
 
 
-async def _probe(db: Db, *, pooled: bool) -> Probed:
+async def _probe(db: Db, *, pooled: bool) -> tuple[Probed, Session]:
     """Ask what the server is set to, and bound how long a turn of this session may stand idle (behind a pooler, where
     the next to ask would get it, each turn says so itself)."""
     row: Row = (await db.fetch(_SETTINGS, str(idle_ms()), pooled))[0]
-    return Probed(*row[:-1])
+    return Probed(*row[:-3]), Session(*row[-3:-1])

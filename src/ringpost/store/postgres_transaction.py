@@ -13,7 +13,7 @@ from ringpost.contract.errors import StoreError, TransactionHeldTooLong, UsageEr
 from ringpost.core.message import Message, Settlement, Statement
 from ringpost.store import postgres_handling, postgres_statement
 from ringpost.store.postgres_db import Again, Db, Lost, Row, stood_idle, would_write
-from ringpost.store.postgres_link import PATIENCE_S, Connect, Link
+from ringpost.store.postgres_link import PATIENCE_S, Link
 from ringpost.store.postgres_turn import Queues, Turn
 
 CONNECTIONS_MAX = 16
@@ -26,22 +26,23 @@ class Pool:
     """The connections of transactions: as many as are open at once, at most CONNECTIONS_MAX; the others wait. The
     server ends one that stands idle for `idle_s`."""
 
-    def __init__(self, connect: Connect, side: Link, idle_s: float = IDLE_S_MAX) -> None:
+    def __init__(self, new: Callable[[], Link], side: Link, idle_s: float = IDLE_S_MAX) -> None:
         self.idle_s = idle_s
-        self._connect = connect
+        self._new = new
         self._side = side
         self._queues = Queues()
         self._free = asyncio.Semaphore(CONNECTIONS_MAX)
         self._idle: list[Link] = []
+        self._mending: set[asyncio.Task[None]] = set()
         self._closed = False
 
     async def take(self) -> tuple[Link, Db]:
         await self._free.acquire()
-        link = self._idle.pop() if self._idle else Link(self._connect)
+        link = self._idle.pop() if self._idle else self._new()
         try:
             return link, await link.get(time.monotonic() + PATIENCE_S)
         except BaseException:
-            self._free.release()
+            await self.give(link)
             raise
 
     async def know(self, names: set[str]) -> Queues:
@@ -55,11 +56,27 @@ class Pool:
         self._free.release()
         if self._closed:
             await link.close()
+        elif link.lost:
+            task = asyncio.get_running_loop().create_task(self._mend(link))
+            self._mending.add(task)
+            task.add_done_callback(self._mending.discard)
         else:
             self._idle.append(link)
 
+    async def _mend(self, link: Link) -> None:
+        """Connect anew at once: until then a session of before may hold what others wait for."""
+        while not self._closed:
+            try:
+                await link.get(time.monotonic() + PATIENCE_S)
+            except StoreError:
+                continue
+            self._idle.append(link)
+            return
+
     async def close(self) -> None:
         self._closed = True
+        for task in self._mending:
+            task.cancel()
         idle, self._idle = self._idle, []
         for link in idle:
             await link.close()

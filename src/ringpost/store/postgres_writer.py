@@ -24,6 +24,7 @@ from ringpost.store.postgres_link import PATIENCE_S, Link
 from ringpost.store.postgres_put import Room, signed
 from ringpost.store.postgres_server import Server
 from ringpost.store.postgres_turn import Queues, Turn
+from ringpost.store.postgres_vigil import Vigil
 
 ROWS_MAX = 1000  # of one transaction
 _TRIES = 8
@@ -72,12 +73,13 @@ class Writer:
         settings: Settings,
         committed: Callable[[Turn], None],
         orphaned: Callable[[list[Delivery]], None],
+        vigil: Vigil,
     ) -> None:
         self._server = server
         self._settings = settings
         self._committed = committed
         self._orphaned = orphaned
-        self.link = Link(server.connect)
+        self.link = Link(server.connect, vigil)
         self.queues = Queues()
         self.fences: dict[int, int] = {}  # holder → the last fence that an answer brought
         self._inbox: list[Ask] = []
@@ -148,8 +150,8 @@ class Writer:
                     again = True
                     if time.monotonic() >= until_s:
                         raise StoreError(
-                            f"the store {self._server.shown} did not answer; whether it took this is not known, and"
-                            " repeating it is safe"
+                            f"the store {self._server.shown} did not answer; whether it took this is not known. Repeat"
+                            " it under the same id or idempotency key"
                         ) from exc
                 except Again:
                     tries += 1

@@ -24,16 +24,18 @@ MARK_BYTES_MAX = 256
 _NO_LINGER = struct.pack("ii", 1, 0)  # SO_LINGER of no time: close sends RST
 
 Side = Literal["client", "server"]
-End = Literal["reset", "close", "silence"]
+Asked = Callable[["Link", bytes], bool]  # says whether a piece of a connection's requests is the one
+End = Literal["reset", "close", "silence", "half open"]  # half open: the client is told, the server isn't
 
 
 class Cut:
     """A cut that is to come, once. `await wait()` until it has."""
 
-    def __init__(self, how: End, after_bytes: int | None, at: bytes | None) -> None:
+    def __init__(self, how: End, after_bytes: int | None = None, at: bytes | None = None) -> None:
         self.how: End = how
         self.after_bytes = after_bytes
         self.at = at
+        self.due: Asked = lambda _link, request: at is not None and at in request
         self._happened = asyncio.Event()
 
     @property
@@ -139,6 +141,7 @@ class Link:
         self._server = server
         self._proxy = proxy
         self._dead = False  # bytes that come are swallowed
+        self._forgotten = False  # one side has been told that it is over
         self._closed = False
         self._losing: Cut | None = None  # the next answer is lost
         self._open_ways = 2
@@ -148,7 +151,7 @@ class Link:
 
     async def _pump(self, stream: _Stream) -> None:
         try:
-            while not self._closed and (data := await stream.receive()):
+            while not (self._closed or self._forgotten) and (data := await stream.receive()):
                 if not self._dead:
                     await self._pass_on(stream, data)
             if not self._dead:
@@ -163,7 +166,8 @@ class Link:
 
     async def _pass_on(self, stream: _Stream, data: bytes) -> None:
         if stream.way is self._proxy.requests:
-            self._losing = self._losing or self._proxy.take_losing(data)
+            self._proxy.overhear(self, data)
+            self._losing = self._losing or self._proxy.take_losing(self, data)
         elif self._losing is not None:
             self._end(self._losing)
             return
@@ -185,6 +189,8 @@ class Link:
                 self.close()
             case "silence":
                 self.fall_silent()
+            case "half open":
+                self.forget("client")
         cut.note()
 
     def fall_silent(self) -> None:
@@ -195,7 +201,7 @@ class Link:
         """Reset the connection to one side; the other isn't told and talks into nothing."""
         if self._dead:
             return
-        self._dead = True
+        self._dead = self._forgotten = True
         going, staying = (self._client, self._server) if gone == "client" else (self._server, self._client)
         _abort_at_close(going)
         pumps, self._tasks = self._tasks, [asyncio.ensure_future(_swallow(staying))]
@@ -223,6 +229,7 @@ class TcpProxy:
         self.requests = Direction()
         self.answers = Direction()
         self.losing: list[Cut] = []
+        self.overhear: Callable[[Link, bytes], object] = lambda _link, _request: None  # is told all that is asked
         self.links: list[Link] = []
         self.connects = 0  # how many connections there ever were
         self._listening: socket.socket | None = None
@@ -273,10 +280,12 @@ class TcpProxy:
         for link in list(self.links):
             link.forget(gone)
 
-    def lose_answer(self, to: bytes, how: End = "reset") -> Cut:
+    def lose_answer(self, to: bytes | Asked, how: End = "reset") -> Cut:
         """Cut between a request and its answer: the first request with these bytes in one piece passes; when the server
-        has answered, the connection ends so, and not a byte of the answer arrives."""
-        cut = Cut(how, None, to)
+        has answered, the connection ends so, and not a byte of the answer arrives. `to` may say itself which it is."""
+        cut = Cut(how, at=to) if isinstance(to, bytes) else Cut(how)
+        if not isinstance(to, bytes):
+            cut.due = to
         self.losing.append(cut)
         return cut
 
@@ -335,10 +344,10 @@ class TcpProxy:
             self.links.append(Link(client, server, self))
             self._tell()
 
-    def take_losing(self, request: bytes) -> Cut | None:
+    def take_losing(self, link: "Link", request: bytes) -> Cut | None:
         """Give the cut whose request this is, once."""
         for cut in self.losing:
-            if cut.at is not None and cut.at in request:
+            if cut.due(link, request):
                 self.losing.remove(cut)
                 return cut
         return None

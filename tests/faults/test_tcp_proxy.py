@@ -227,6 +227,31 @@ async def test_between_request_and_answer_the_request_arrives_and_the_answer_is_
     assert echo.seen == [b"begin\n", b"COMMIT\n"]
 
 
+async def test_a_test_may_say_itself_which_answer_is_lost(proxy: TcpProxy, echo: Echo) -> None:
+    heard_of: list[bytes] = []
+    proxy.overhear = lambda _link, request: heard_of.append(request)
+    lost = proxy.lose_answer(lambda _link, request: request.startswith(b"b") and len(heard_of) > 1)
+    async with connected(proxy) as pair:
+        assert await said(pair, b"ab\n") == b"AB\n"
+        pair[1].write(b"b\n")
+        with pytest.raises(ConnectionResetError):
+            await heard(pair[0].read())
+    await lost.wait()
+    assert echo.seen == heard_of == [b"ab\n", b"b\n"]
+
+
+async def test_a_cut_may_leave_the_server_waiting(proxy: TcpProxy, echo: Echo) -> None:
+    cut = proxy.requests.cut(at=b"COMMIT", how="half open")
+    async with connected(proxy) as pair:
+        assert await said(pair, b"begin\n") == b"BEGIN\n"
+        pair[1].write(b"COMMIT\n")
+        with pytest.raises(ConnectionResetError):
+            await heard(pair[0].read())
+    await cut.wait()
+    assert echo.seen == [b"begin\n"]
+    assert not echo.gone.is_set()
+
+
 async def test_a_delay_makes_late_and_a_drip_makes_slow_but_nothing_is_lost(proxy: TcpProxy) -> None:
     loop = asyncio.get_running_loop()
     async with connected(proxy) as pair:

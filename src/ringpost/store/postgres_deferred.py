@@ -24,7 +24,9 @@ async def settle_all(
     await turn.db.execute(_SAVE)
     try:
         settled = await postgres_settle.settle_all(turn, settlements)
-        await _run(turn, [one.sql for one, done in zip(settlements, settled, strict=True) if done and one.sql], schema)
+        await _run(
+            turn, [one.sql for one, done in zip(settlements, settled, strict=True) if done and _due(turn, one)], schema
+        )
     except Lost:
         raise
     except Exception:  # noqa: BLE001 (whatever a statement raises; each is asked again by itself)
@@ -48,7 +50,7 @@ async def _one_by_one(
         await turn.db.execute(_SAVE)
         try:
             (settled[at],) = await postgres_settle.settle_all(turn, [one])
-            if settled[at]:
+            if settled[at] and _due(turn, one):
                 await _run(turn, [one.sql], schema)
         except Lost:
             raise
@@ -59,6 +61,11 @@ async def _one_by_one(
         else:
             await turn.db.execute(_KEEP)
     return settled, failed
+
+
+def _due(turn: Turn, one: Settlement) -> bool:
+    """Say whether a settlement has SQL that is still to be run: not where an earlier try has committed both."""
+    return bool(one.sql) and (one.delivery.ref, one.delivery.fence) not in turn.settled_before
 
 
 async def _run(turn: Turn, lists: Sequence[Sequence[Statement]], schema: str) -> None:

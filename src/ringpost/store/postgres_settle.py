@@ -91,8 +91,11 @@ async def settle_all(turn: Turn, settlements: Sequence[Settlement]) -> list[bool
     unique = list(first.values())  # a row is settled once, whoever brings it twice
     won = await _settle_rows(turn, [one for one in unique if not removes(one)])
     won |= await _remove(turn, [one for one in unique if removes(one)])
-    settled = [(key := (one.delivery.ref, one.delivery.fence)) in won and first[key] is one for one in settlements]
-    winners = [one for one, done in zip(settlements, settled, strict=True) if done]
+    if turn.again and len(won) < len(unique):
+        turn.settled_before |= await _settled_before(turn, [one for key, one in first.items() if key not in won])
+    done = won | turn.settled_before
+    settled = [(key := (one.delivery.ref, one.delivery.fence)) in done and first[key] is one for one in settlements]
+    winners = [one for key, one in first.items() if key in won]
     await _pass_on(turn, [one for one in winners if not removes(one)])
     await note(turn, winners)
     staged = [message for one in winners for message in one.staged]
@@ -153,11 +156,12 @@ async def _settle_rows(turn: Turn, settlements: Sequence[Settlement]) -> set[tup
         return set()
     values = _values(settlements)
     sql = _SETTLE if len(values) == 7 else _SETTLE_MORE
-    won = {(row[0], row[1]) for row in await turn.db.fetch(sql, *values)}
-    if turn.again and len(won) < len(settlements):
-        goals = [(one.delivery.ref, one.delivery.fence, one.to) for one in settlements]
-        won |= {(row[0], row[1]) for row in await turn.db.fetch(_SETTLED_BEFORE, *columns(goals))}
-    return won
+    return {(row[0], row[1]) for row in await turn.db.fetch(sql, *values)}
+
+
+async def _settled_before(turn: Turn, settlements: Sequence[Settlement]) -> set[tuple[int, int]]:
+    goals = [(one.delivery.ref, one.delivery.fence, one.to) for one in settlements if not removes(one)]
+    return {(row[0], row[1]) for row in await turn.db.fetch(_SETTLED_BEFORE, *columns(goals))} if goals else set()
 
 
 async def _remove(turn: Turn, settlements: Sequence[Settlement]) -> set[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""An endpoint that writes an order and sends its confirmation in one commit; the service that confirms it.
+"""An endpoint that writes an order and sends in one commit; the service that confirms it, in one commit as well.
 
 export ORDERS_DB=postgresql://shop@localhost/shop
 ringpost init --store $ORDERS_DB
@@ -10,13 +10,15 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from fastapi import FastAPI, HTTPException
-from sqlalchemy import String
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy import DateTime, String
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from ringpost import Client, Contract, Operation, Service, Transaction
+import ringpost.sqlalchemy
+from ringpost import Client, Contract, Operation, Service
 
 STOCK = ("pen", "tea")
 
@@ -29,6 +31,7 @@ class Order(Base):
     __tablename__ = "orders"
     id: Mapped[int] = mapped_column(primary_key=True)
     item: Mapped[str] = mapped_column(String(80))
+    confirmed: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
 
 
 @dataclass
@@ -40,42 +43,38 @@ class Mail(Contract):
     confirm = Operation(Confirmation)
 
 
-class Confirmed:
-    """The table of what was confirmed."""
+async def database() -> AsyncIterator[AsyncEngine]:
+    """Open the database that ORDERS_DB names, and make its tables."""
+    engine = create_async_engine(os.environ["ORDERS_DB"].replace("postgresql://", "postgresql+psycopg://", 1))
+    async with engine.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+    yield engine
+    await engine.dispose()
 
 
-async def confirmed(tx: Transaction) -> Confirmed:
-    await tx.execute("CREATE TABLE IF NOT EXISTS confirmed (order_id bigint)")
-    return Confirmed()
-
-
-mail = Service(Mail, resources=[confirmed])
+mail = Service(Mail, resources=[database], provides=[ringpost.sqlalchemy.session()])
 
 
 @mail.implements(Mail.confirm)
-async def confirm(confirmation: Confirmation, tx: Transaction) -> None:
-    tx.defer("INSERT INTO confirmed VALUES ($1)", (confirmation.order,))
+async def confirm(confirmation: Confirmation, session: AsyncSession) -> None:
+    order = await session.get_one(Order, confirmation.order)
+    order.confirmed = datetime.now(UTC)  # written and committed with the end of this message
 
 
 def app() -> FastAPI:
     """Make the application on the database that ORDERS_DB names."""
-    url = os.environ["ORDERS_DB"]
-    engine = create_async_engine(url.replace("postgresql://", "postgresql+psycopg://", 1))
-    client = Client(store=url)
+    client = Client(store=os.environ["ORDERS_DB"])
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with engine.begin() as connection:
-            await connection.run_sync(Base.metadata.create_all)
-        async with client:
+        async with asynccontextmanager(database)() as app.state.engine, client:
             yield
-        await engine.dispose()
 
     made = FastAPI(lifespan=lifespan)
 
     @made.post("/orders")
     async def place(item: str) -> dict[str, str]:
-        async with AsyncSession(engine) as session, session.begin():
+        async with AsyncSession(made.state.engine) as session, session.begin():
             order = Order(item=item)
             session.add(order)
             await session.flush()  # gives the order its number

@@ -10,7 +10,7 @@ What the session wrote, what the handler sent, its outcome and its settlement ar
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
 try:
@@ -34,14 +34,16 @@ __all__ = ["session"]
 
 DRIVERS = ("asyncpg", "psycopg")
 
+_ENGINES_MAX = 16
 _HANDLING = "ringpost_handling"  # the execution option by which a connection knows whose it is
 _LOG = logging.getLogger("ringpost.service")
 
 Bind = AsyncEngine | async_sessionmaker[Any]
 
 
-def session(bind: Bind, /) -> Provider:
+def session(bind: Bind | None = None, /) -> Provider:
     """Provide handlers with a session of an engine, or of an `async_sessionmaker`: give it to `Service(provides=[…])`.
+    Without either, the engine is the service's resource of the type AsyncEngine.
 
     A handler that takes it, `session: AsyncSession`, ends in its transaction: what it wrote and sent, its outcome and
     its settlement commit together, under the fence, or nothing does. Each handling has a session of its own, which is
@@ -52,7 +54,7 @@ def session(bind: Bind, /) -> Provider:
     Raises UsageError for an engine that isn't on PostgreSQL by asyncpg or psycopg 3. Whether it is on the store's
     database is looked at when the service starts.
     """
-    return _Sessions(bind)
+    return _SessionsOfResource() if bind is None else _Sessions(bind)
 
 
 class _Sessions(Lender):
@@ -81,7 +83,7 @@ class _Sessions(Lender):
         ctx._end_with(handling)
         return made
 
-    async def check(self, store: Joining) -> None:
+    async def check(self, store: Joining, resources: Mapping[object, object]) -> None:
         async with self._maker(bind=self._engine.execution_options(**{_HANDLING: _Unbound()})) as asking:
             try:
                 joins = await store.joins(asking)
@@ -95,6 +97,32 @@ class _Sessions(Lender):
                 "session's database, or let the handler make and commit a session of its own, repeatably: its message "
                 "may come again after that commit."
             )
+
+
+class _SessionsOfResource(Lender):
+    """The sessions of whichever engine is the service's resource."""
+
+    provides = AsyncSession
+
+    def __init__(self) -> None:
+        self._known: dict[AsyncEngine, _Sessions] = {}
+
+    def __repr__(self) -> str:
+        return "ringpost.sqlalchemy.session()"
+
+    def __call__(self, ctx: Context, engine: AsyncEngine) -> object:
+        return self._known[engine](ctx)
+
+    async def check(self, store: Joining, resources: Mapping[object, object]) -> None:
+        engine = resources.get(AsyncEngine)
+        if not isinstance(engine, AsyncEngine):
+            raise UsageError(
+                f"{self!r} takes the engine from a resource: name what makes it in Service(resources=[…])."
+            )
+        if len(self._known) >= _ENGINES_MAX:  # of services that ran here before, as in tests
+            del self._known[next(iter(self._known))]
+        self._known[engine] = _Sessions(engine)
+        await self._known[engine].check(store, resources)
 
 
 class _Handling:

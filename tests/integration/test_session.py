@@ -22,6 +22,7 @@ from ringpost import (
     Client,
     Context,
     Contract,
+    DeadlineExceeded,
     Event,
     Operation,
     OperationFailed,
@@ -349,6 +350,19 @@ async def test_lines_replies_and_events_end_in_it_too(url: str, engine: AsyncEng
     assert await names(url) == ["a", "line, 0", "line, 1", "line, 2"]
 
 
+async def test_a_caller_whose_time_is_over_leaves_nothing_behind(url: str, engine: AsyncEngine) -> None:
+    async def slow(nothing: None, session: AsyncSession) -> None:
+        session.add(Payment(name="slow"))
+        await session.flush()
+        await session.execute(text("SELECT pg_sleep(20)"))
+
+    async with town(url, engine, lone(slow, ringpost.sqlalchemy.session(engine))) as client:
+        with pytest.raises(DeadlineExceeded):
+            await client.call(Lone.do, None, timeout=0.3)
+    assert await names(url) == []
+    assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
 # --- who has lost its message
 
 STEAL = "UPDATE ringpost.message SET fence = fence + 1 WHERE state = 5 AND kind = 2"
@@ -469,6 +483,23 @@ async def test_a_session_makers_class_is_the_type_to_take(url: str, engine: Asyn
     assert (KEPT, await names(url)) == ([("Session", False, "maker")], ["a"])
 
 
+async def test_an_engine_that_is_a_resource_is_made_and_ended_with_the_service(url: str) -> None:
+    async def engine() -> AsyncIterator[AsyncEngine]:
+        made = create_async_engine(alchemy(url, "psycopg"))
+        yield made
+        await made.dispose()
+
+    async def do(nothing: None, session: AsyncSession) -> None:
+        session.add(Payment(name=f"{len(KEPT)}"))
+        KEPT.append(session)
+
+    service = lone(do, ringpost.sqlalchemy.session(), resources=[engine])
+    for _ in range(2):
+        async with serve(service, store=url, http=None) as client:
+            await client.call(Lone.do, None)
+    assert await names(url) == ["0", "1"]
+
+
 # --- refused
 
 
@@ -534,6 +565,16 @@ async def test_a_handler_in_a_thread_is_refused_at_start(url: str, lone_engine: 
 
     said = await starting(lone(threaded, ringpost.sqlalchemy.session(lone_engine)), url)
     assert "make it `async def`" in said
+
+
+async def test_a_session_without_an_engine_is_refused_at_start(url: str, lone_engine: AsyncEngine) -> None:
+    def each_time() -> AsyncEngine:
+        return lone_engine
+
+    assert "Nothing provides the parameter engine" in str(
+        await starting(lone(takes, ringpost.sqlalchemy.session()), url)
+    )
+    assert "Service(resources=[…])" in await starting(lone(takes, ringpost.sqlalchemy.session(), each_time), url)
 
 
 async def test_what_gives_no_such_session_is_refused_at_once(url: str, lone_engine: AsyncEngine) -> None:

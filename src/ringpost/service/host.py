@@ -219,7 +219,7 @@ class Host:
         runs_sql = self._store is not None and "sql" in self._store.facts.capabilities
         if not runs_sql:
             self._refuse_without_sql()
-        await self._check_lenders()
+        self._refuse_sessions()
         loop = asyncio.get_running_loop()
         assembly = self._assembly
         router = Router(self._settings, self, self._store, self._world)
@@ -227,6 +227,7 @@ class Host:
         resources = Resources(assembly.sources.values(), self._store.begin if self._store and runs_sql else None)
         await resources.open()
         try:
+            await self._check_sessions(resources)
             threads = Threads(assembly.thread_count(), self._lost_threads)
             pipeline = Pipeline(Means(self._settings, self._store, router, asking, loop, {}, self._world))
             assembly.bind(pipeline, resources, threads, loop, self.admits)
@@ -296,14 +297,20 @@ class Host:
                 "`store` in ringpost.toml or RINGPOST_STORE to one with SQL, as sqlite:///ringpost.db."
             )
 
-    async def _check_lenders(self) -> None:
-        """Have it seen that the sessions which handlers take are on the store's database."""
-        for queue, lender in sorted(self._assembly.lenders.items()):
-            if not isinstance(self._store, Joining):
+    def _refuse_sessions(self) -> None:
+        """Refuse handlers that take a session where the store can't be in its database."""
+        if not isinstance(self._store, Joining):
+            for queue, lender in sorted(self._assembly.lenders.items()):
                 raise UsageError(self._not_joining(self._assembly.handlers[queue], lender))
-        for lender in dict.fromkeys(self._assembly.lenders.values()):
+
+    async def _check_sessions(self, resources: Resources) -> None:
+        """Have it seen that the sessions which handlers take are on the store's database."""
+        assembly = self._assembly
+        for service, lender in dict.fromkeys(
+            (assembly.handlers[queue].service, lender) for queue, lender in assembly.lenders.items()
+        ):
             assert isinstance(self._store, Joining)
-            await lender.check(self._store)
+            await lender.check(self._store, resources.of(assembly.sources[service]))
 
     def _not_joining(self, handler: Handler, lender: Lender) -> str:
         taken, url = lender.provides.__name__, "" if self._store is None else self._store.facts.url

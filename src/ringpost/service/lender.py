@@ -1,22 +1,23 @@
 """Sessions of other libraries that handlers take, and what they have to be for one commit to hold everything."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
-from ringpost.service.context import Context
 from ringpost.store.port import Joining
 
 
 class Lender(ABC):
-    """Provides a session to each handling that takes one, and has the handling end in that session's transaction."""
+    """A provider of a session for each handling that takes one, whose transaction the handling then ends in.
+
+    It is called as every provider is, with what its parameters name; among them is the Context.
+    """
 
     provides: type
     """Which class its sessions are of."""
 
     @abstractmethod
-    def __call__(self, ctx: Context) -> object:
-        """Give a session, whose transaction is the handling's."""
+    async def check(self, store: Joining, resources: Mapping[object, object]) -> None:
+        """Look whether its sessions are on the store's database; `resources` of the service, by type.
 
-    @abstractmethod
-    async def check(self, store: Joining) -> None:
-        """Look whether its sessions are on the store's database. Raises UsageError where they aren't, StoreError where
-        that can't be found out."""
+        Raises UsageError where they aren't, StoreError where that can't be found out.
+        """

@@ -231,8 +231,8 @@ class Sources:
 
     def lenders(self, taken: Iterable[object]) -> list[Lender]:
         """Give those of the types taken whose provider lends a transaction of its own."""
-        sources = [self.provides[form] for form in taken if form in self.provides]
-        return [source.function for source in sources if isinstance(source.function, Lender)]
+        providers: list[object] = [self.provides[form].function for form in taken if form in self.provides]
+        return [provider for provider in providers if isinstance(provider, Lender)]
 
     def provide_order(self, parameters: Iterable[Parameter], given: frozenset[object], owner: str) -> list[Source]:
         """Give what must be made for these parameters of a handler, each after what it depends on. `given`: types that

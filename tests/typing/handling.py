@@ -4,7 +4,10 @@ from datetime import timedelta
 from typing import assert_type
 
 from shop import Accounts, Circle, EmailTaken, Filter, NewUser, OutOfStock, Square, User
+from sqlalchemy import create_engine
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
+import ringpost.sqlalchemy
 from ringpost import Context, DeadLetter, Outcome, Retry, Service, Tick
 
 
@@ -32,6 +35,18 @@ async def register_or_not(new: NewUser) -> User | EmailTaken:
 
 @accounts.implements(Accounts.register)
 def register_in_a_thread(new: NewUser) -> User:
+    return User("1", new.email)
+
+
+stored = Service(
+    Accounts,
+    provides=[ringpost.sqlalchemy.session(create_async_engine("postgresql+asyncpg://")), ringpost.sqlalchemy.session()],
+)
+made = Service(Accounts, provides=[ringpost.sqlalchemy.session(async_sessionmaker[AsyncSession]())])
+
+
+@stored.implements(Accounts.register)
+async def register_in_a_session(new: NewUser, session: AsyncSession, ctx: Context) -> User:
     return User("1", new.email)
 
 
@@ -126,6 +141,8 @@ accounts.schedule()  # wrong
 accounts.schedule("* * * * *", every=5)  # wrong
 accounts.schedule(every=60)(welcome)  # wrong
 accounts.on_failure(welcome)  # wrong
+ringpost.sqlalchemy.session("postgresql://")  # wrong
+ringpost.sqlalchemy.session(create_engine("postgresql+psycopg://"))  # wrong
 Service(Accounts.register)  # wrong
 Service(Accounts())  # wrong
 Service(Accounts, limiter=3)  # wrong

@@ -70,12 +70,24 @@ class Loop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self.now_s
 
+    def _run_once(self) -> None:
+        """Run what is ready now: the base's, without what asks the system."""
+        ready = self._ready
+        if not ready:
+            self.leap()
+        for _ in range(len(ready)):
+            if not ready:  # somebody was killed or stopped
+                break
+            handle = ready.popleft()
+            if not handle._cancelled:
+                handle._run()
+
     def call_soon(
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
-        handle = super().call_soon(callback, *args, context=context)
-        if self.disturbed and self._rests(handle):
-            self._ready.pop()
+        handle = asyncio.Handle(callback, args, self, context)
+        if not (self.disturbed and self._rests(handle)):
+            self._ready.append(handle)
         return handle
 
     def call_at(
@@ -84,6 +96,11 @@ class Loop(asyncio.SelectorEventLoop):
         timer = asyncio.TimerHandle(when, callback, args, self, context)
         heapq.heappush(self._timers, (when, next(self._order), timer))
         return timer
+
+    def call_later(
+        self, delay: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        return self.call_at(self.now_s + delay, callback, *args, context=context)
 
     def kill(self, process: Process) -> None:
         """End a process: nothing of it runs any more."""

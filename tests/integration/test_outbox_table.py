@@ -14,13 +14,13 @@ import asyncpg
 import psycopg
 import pytest
 import sqlalchemy
+from business import Business, path_of
 from servers.postgres import RealPostgres
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from ringpost import Client, Contract, Event, Operation, blocking
 from ringpost.core.message import Kind, Record
-from ringpost.relay.port import Table, table_for
 from ringpost.relay.relay import Relay
 from ringpost.settings import Settings
 from ringpost.store.port import Filter
@@ -43,10 +43,6 @@ class Mail(Contract):
 # --- each library: one way to write an order and send in one transaction, which then commits or rolls back
 
 Way = Callable[[str, str | None, bool], Awaitable[str]]
-
-
-def path_of(url: str) -> str:
-    return url.removeprefix("sqlite:///")
 
 
 def told(receipt: Any) -> str:
@@ -127,39 +123,6 @@ async def by_psycopg(url: str, store: str | None, commit: bool) -> str:
 
 SQLITE_WAYS: list[Way] = [by_sqlite3, by_aiosqlite, by_session, by_async_session]
 POSTGRES_WAYS: list[Way] = [by_asyncpg, by_psycopg, by_session, by_async_session]
-
-
-# --- business databases, and what is in them
-
-
-class Business:
-    """A database of the program's own, with an outbox table in it. `url` as the settings have it."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-
-    async def execute(self, sql: str) -> list[Any]:
-        if self.url.startswith("sqlite"):
-            with contextlib.closing(sqlite3.connect(path_of(self.url))) as connection, connection:
-                return connection.execute(sql).fetchall()
-        connection = await asyncpg.connect(self.url)
-        try:
-            return [tuple(row) for row in await connection.fetch(sql)]
-        finally:
-            await connection.close()
-
-    async def prepare(self) -> "Business":
-        await self.execute("CREATE TABLE IF NOT EXISTS orders (no int)")
-        table = self.table()
-        await table.make()
-        await table.close()
-        return self
-
-    def table(self, store: str | None = None) -> Table:
-        return table_for(self.url, store)
-
-    async def count(self, table: str) -> int:
-        return int((await self.execute(f"SELECT count(*) FROM {table}"))[0][0])
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -128,6 +128,7 @@ class Relay:
         )
 
     async def _leave(self) -> None:
+        """Go, so that another one need not wait for the lease to end."""
         try:
             await self._table.close()
             kept = next((note for note in await self._store.notes(self._note) if note.name == self._note), None)

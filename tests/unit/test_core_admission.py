@@ -4,7 +4,7 @@ import heapq
 from collections.abc import Callable, Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ringpost.core.admission import RETRY_AFTER_S_LEAST, RETRY_AFTER_S_MOST, THIRDS, WAIT_S_MAX, Admission, Waiting
@@ -118,6 +118,7 @@ EVENTS = st.lists(st.tuples(st.sampled_from(KINDS), st.sampled_from(Priority), s
 
 @settings(max_examples=100, deadline=None)
 @given(EVENTS, st.integers(1, 6), st.integers(1, 6))
+@example([("call", NORMAL, 5.0), ("call", NORMAL, 5.0)], 4, 1)  # one waits though slots are free
 def test_whatever_happens_the_counts_hold(events: list[tuple[str, Priority, float]], total: int, limit: int) -> None:
     played = Played(made(total, limit))
     for event in events:

@@ -87,7 +87,7 @@ async def around_a_late_commit(store: PostgresStore, session: Any) -> tuple[list
     joined = await store.join([bought(b"late")])
     transaction = session.transaction()
     await transaction.start()
-    await joined.put(session, blocking=False)
+    await joined.put(session.fetch)
     await store.put([bought(b"early")])  # its place is behind the other's, its commit before it
     await begin(store)
     for _ in range(2):
@@ -121,7 +121,7 @@ async def test_who_reads_on_from_a_place_passes_over_it(
 async def test_an_open_transaction_keeps_nobody_from_publishing(three: list[PostgresStore], session: Any) -> None:
     joined = await three[0].join([bought(b"late")])
     async with session.transaction():
-        await joined.put(session, blocking=False)
+        await joined.put(session.fetch)
         await begin(three[0])
         step = asyncio.ensure_future(three[0].catch_up(EVENT, QUEUE))
         for number in range(5):
@@ -134,7 +134,7 @@ async def test_a_snapshot_of_before_may_not_publish_what_is_kept(three: list[Pos
     joined = await three[0].join([bought(b"1")])
     async with session.transaction(isolation="repeatable_read"):
         with pytest.raises(UsageError, match="READ COMMITTED"):
-            await joined.put(session, blocking=False)
+            await joined.put(session.fetch)
 
 
 async def test_of_one_id_published_at_the_same_moment_one_is_kept(three: list[PostgresStore]) -> None:
@@ -152,7 +152,7 @@ async def publish_held(store: PostgresStore, url: str, chance: random.Random, bo
     for body in bodies:
         joined = await store.join([bought(body)])
         async with connection.transaction():
-            await joined.put(connection, blocking=False)
+            await joined.put(connection.fetch)
             await asyncio.sleep(chance.random() / 50)
     await connection.close()
 

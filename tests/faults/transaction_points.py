@@ -29,8 +29,8 @@ import asyncpg
 import books_points
 import msgspec
 import points
-from books import Books, Entry, How, books, entries
 from crash_points import Words, ended, forked
+from ledger import Books, Entry, How, books, entries
 from msgspec import Struct
 
 from ringpost import Client, serve

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from books import Books, Entry, How, entries
+from ledger import Books, Entry, How, entries
 from scene import Running, Scene, a_client, a_scene
 
 from ringpost import Client
@@ -35,7 +35,7 @@ async def scene(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         server = request.getfixturevalue("postgres")
         url = server.url(server.new_database())
     async with a_scene(tmp_path, LEASE_S, url) as scene:
-        scene.script = Path(__file__).with_name("books.py")
+        scene.script = Path(__file__).with_name("ledger.py")
         yield scene
 
 

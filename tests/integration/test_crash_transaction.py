@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from books import entries
 from killing import LOOK_S, Killing, judged
+from ledger import entries
 from scene import Scene, a_scene
 
 LEASE_S = 2.0
@@ -20,7 +20,7 @@ async def scene(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         server = request.getfixturevalue("postgres")
         url = server.url(server.new_database())
     async with a_scene(tmp_path, LEASE_S, url) as scene:
-        scene.script = Path(__file__).with_name("books.py")
+        scene.script = Path(__file__).with_name("ledger.py")
         yield scene
 
 

@@ -27,11 +27,11 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
 
-from books import entries
 from damage import cut_off, flipped, look_at, sound_store
 from errors import ERRORS, lived_with
 from far_lives import two_towns
 from killing import LOOK_S, Killing, judged
+from ledger import entries
 from msgspec import Struct
 from receipts import covered
 from scene import a_scene
@@ -41,7 +41,7 @@ from test_fsync_before_receipt import sent
 
 LEASE_S = 2.0
 POWER_CUTS_A_LIFE = 2_000
-BOOKS = Path(__file__).parents[1] / "integration" / "books.py"
+BOOKS = Path(__file__).parents[1] / "integration" / "ledger.py"
 KILLS_A_LIFE = 4  # a message that was lost with five workers is given up
 
 

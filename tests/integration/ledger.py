@@ -1,8 +1,8 @@
 """A service whose handlers write in their transactions, and the books in which what they wrote is counted.
 
-As a script it is one of the processes of a scene: `books.py ROLE [FIRST]`, with the roles of ROLES. POINT and POINT_HOW
-are those of `points.py`, with the points of `books_points.py`; TWIN breaks a promise; with PATIENT handlers wait for
-the file `go`. Whoever is killed or stopped whenever, each number that was sent stands in the books once.
+As a script it is one of the processes of a scene: `ledger.py ROLE [FIRST]`, with the roles of ROLES. POINT and
+POINT_HOW are those of `points.py`, with the points of `books_points.py`; TWIN breaks a promise; with PATIENT handlers
+wait for the file `go`. Whoever is killed or stopped whenever, each number that was sent stands in the books once.
 """
 
 import asyncio

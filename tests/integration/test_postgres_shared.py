@@ -11,7 +11,15 @@ from servers.postgres import RealPostgres
 
 from ringpost.core.message import Answer, Delivery, Message, Settlement, State
 from ringpost.settings import Settings
-from ringpost.store import postgres_bell, postgres_claim, postgres_db, postgres_settle, postgres_tend, postgres_waiting
+from ringpost.store import (
+    postgres_bell,
+    postgres_claim,
+    postgres_db,
+    postgres_settle,
+    postgres_tend,
+    postgres_turn,
+    postgres_waiting,
+)
 from ringpost.store.port import Note, SqlTransaction
 from ringpost.store.postgres import PostgresStore
 from ringpost.store.postgres_bell import Bell
@@ -261,6 +269,36 @@ async def test_who_is_stopped_in_a_turn_is_undone_and_goes_on_later(
         assert await made[0].note_put(note), "it takes its turn again on a new connection"
     for store in made:
         await store.close()
+
+
+WAITS = (  # the twin: it waits for whoever has changed one of the rows
+    "WITH made AS (INSERT INTO ringpost.queue (name) SELECT name FROM unnest($1::text[]) name"
+    " ON CONFLICT DO NOTHING RETURNING no, name)"
+    " SELECT no, name FROM made UNION SELECT no, name FROM ringpost.queue WHERE name = ANY($1)"
+)
+
+
+@pytest.mark.parametrize("twin", [False, True])
+async def test_who_begins_waits_for_nobody_that_counts_a_queue(
+    four: list[PostgresStore], stores: PostgresStores, monkeypatch: pytest.MonkeyPatch, twin: bool
+) -> None:
+    if twin:
+        monkeypatch.setattr(postgres_turn, "_MAKE_QUEUE", WAITS)
+    await four[0].put([message(b"1")])
+    counting = await asyncpg.connect(stores.url)
+    await counting.execute("BEGIN")
+    await counting.execute("UPDATE ringpost.queue SET live = live WHERE name = $1", QUEUE)
+    claiming = asyncio.ensure_future(four[1].claim({QUEUE: 1}, 2, LEASE_S))  # it has never heard of that queue
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))"
+    try:
+        async with asyncio.timeout(30):
+            while not claiming.done() and not await counting.fetchval(waits):
+                await asyncio.wait([claiming], timeout=0.01)
+        assert claiming.done() is not twin
+    finally:
+        await counting.execute("ROLLBACK")
+        assert len((await claiming).deliveries) == 1
+        await counting.close()
 
 
 # --- broken twins, each found by a case of the suite

@@ -9,8 +9,10 @@ from ringpost.core import notes
 from ringpost.core.message import Message
 from ringpost.store.postgres_db import Db
 
+# Only what isn't there is inserted: ON CONFLICT waits for whoever is just counting the messages of a queue.
 _MAKE_QUEUE = (
     "WITH made AS (INSERT INTO ringpost.queue (name) SELECT name FROM unnest($1::text[]) name"
+    " WHERE NOT EXISTS (SELECT 1 FROM ringpost.queue q WHERE q.name = name.name)"
     " ON CONFLICT DO NOTHING RETURNING no, name)"
     " SELECT no, name FROM made UNION SELECT no, name FROM ringpost.queue WHERE name = ANY($1)"
 )

@@ -26,6 +26,8 @@ from ringpost import (
 )
 from ringpost.client import bulkhead, guard, guards, outbound
 from ringpost.client.attempt import Attempt
+from ringpost.client.outgoing import Asked
+from ringpost.client.ticket import Receipt
 from ringpost.client.transport import CONNECTIONS_PER_ORIGIN
 from ringpost.core import call_retry, notes
 from ringpost.core.breaker import GOOD_CLOSE, Breaker
@@ -529,6 +531,64 @@ async def test_without_breaker_everything_goes_out() -> None:
     async with a_door(answered(refuse("handler_error", 500))) as door, a_client(door, policies=policies) as client:
         await fail(client, 30)
         assert len(door.seen) == 30
+
+
+async def how_tickets_are_probed(door: Door, client: Client) -> list[str]:
+    """Let the breaker of tickets open, wait for the outcome of one while the target heals, and give what each question
+    up to the first long one says of waiting."""
+    ticket = client.ticket(Far.write, "0190c2c6-0c5e-7c8e-9d5a-3f2b1a0c9d8e")
+    door.answering = answered(say(502))
+    while all(one.breaker.passing for one in guards.PROCESS.all()):
+        with pytest.raises(Unavailable):
+            await ticket.status()
+    door.seen.clear()
+
+    async def as_a_door_does(seen: Seen) -> Answer:
+        return say(200, 7) if "wait=" in seen.headers.get("prefer", "") else say(202, {"id": ticket.id})
+
+    door.answering = as_a_door_does
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            with suppress(Unavailable):  # until the first probe may go
+                assert await ticket.result(timeout=60) == 7
+                return [seen.headers.get("prefer", "") for seen in door.seen]
+            await asyncio.sleep(0.01)
+
+
+async def test_a_long_poll_is_no_probe() -> None:
+    """Its answer may take as long as it is waited for, and all others would wait for it."""
+    async with a_door() as door, a_client(door) as client:
+        assert await how_tickets_are_probed(door, client) == [""] * GOOD_CLOSE + ["wait=25"]
+        assert all(one.breaker.passing for one in guards.PROCESS.all())
+
+
+async def test_a_twin_that_probes_by_a_long_poll_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Asked, "brief", lambda self: self)
+    async with a_door() as door, a_client(door) as client:
+        assert await how_tickets_are_probed(door, client) == ["wait=25"]
+
+
+async def test_while_a_probe_waits_for_something_else_no_other_one_goes_out() -> None:
+    """A call that comes after a message is answered once that has been handled; `slow_s` says nothing of that."""
+    policies = {"far.write": {"slow_s": 0.05}}
+    after = Receipt("0190c2c6-0c5e-7c8e-9d5a-3f2b1a0c9d8e", duplicate=False, receivers=1, level="durable", store="s")
+    async with a_door(answered(refuse("handler_error", 500))) as door, a_client(door, policies=policies) as client:
+        await fail(client, 20)
+        door.seen.clear()
+        door.answering = hang
+        probe = None
+        async with asyncio.timeout(PATIENCE_S):
+            while not door.seen:
+                if probe is None or probe.done():
+                    probe = asyncio.ensure_future(client.call(Far.write, 1, after=after, timeout=10))
+                    probe.add_done_callback(lambda done: done.cancelled() or done.exception())
+                await asyncio.sleep(0.01)
+        watch = next(one for one in guards.PROCESS.all() if one.operation == "far.write")
+        now_s = asyncio.get_running_loop().time()
+        assert not watch.breaker.probe(now_s + 5.0, now_s + 6.0), "the first one is out"
+        assert probe is not None
+        probe.cancel()
+        await asyncio.wait((probe,))
 
 
 # --- instances

@@ -67,13 +67,21 @@ class Guard:
 
     # --- before
 
-    def probe(self, now_s: float, deadline_s: float) -> float | None:
-        """Ask, where the breaker isn't passing, whether this call may be its probe; gives until when it may take."""
-        until_s = min(deadline_s, now_s + self.breaker.rule.slow_s)
+    def may_probe(self, this: Attempt) -> bool:
+        """Ask, where the breaker isn't passing, whether this attempt may be its probe, and make it one.
+
+        Who else asks waits for how it ends: so a probe doesn't ask for an answer to be waited for, and is slow once it
+        would be for others.
+        """
+        probe = this.out if this.out.timed else this.out.brief()
+        until_s = min(this.until_s, this.began_s + self.breaker.rule.slow_s) if probe.timed else this.until_s
         with self._guards.lock:
             if self.breaker.passing:
-                return deadline_s
-            return until_s if self.breaker.probe(now_s, until_s) else None
+                return True
+            this.probe = self.breaker.probe(this.began_s, until_s)
+        if this.probe:
+            this.out, this.until_s = probe, until_s
+        return this.probe
 
     def refusal(self, now_s: float) -> Missed:
         """Give what a call is told that isn't made."""

@@ -168,6 +168,8 @@ class Outbound:
             bulkhead.taken += 1
         elif (missed := await self._admitted(this)) is not None:
             return missed
+        else:
+            out = this.out
         if out.timed:
             this.due_s = this.began_s + guard.patience_s
         try:
@@ -194,12 +196,8 @@ class Outbound:
         """Let an attempt out where it doesn't go by itself: as the probe, or when there is a place for it."""
         guard, breaker = this.guard, this.guard.breaker
         if not breaker.passing:
-            until_s = guard.probe(this.began_s, this.until_s)
-            if until_s is None:
+            if not guard.may_probe(this):
                 return guard.refusal(this.began_s)
-            this.probe = not breaker.passing
-            if this.out.timed:
-                this.until_s = until_s
             guard.bulkhead.taken += 1
             return None
         try:

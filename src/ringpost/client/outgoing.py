@@ -48,6 +48,10 @@ class Outgoing(Protocol):
         """Give it as it goes out to a target."""
         ...
 
+    def brief(self) -> "Outgoing":
+        """Give the same as it is asked where no waiting is asked for: for a breaker's probe."""
+        ...
+
 
 class Posted(Struct, gc=False):
     """A call, or with `Prefer` a message."""
@@ -97,6 +101,10 @@ class Posted(Struct, gc=False):
             body,
         )
 
+    def brief(self) -> "Posted":
+        """Give the same without waiting. What comes after something else waits for that all the same."""
+        return msgspec.structs.replace(self, more=_hurried(self.more), timed=self.call.after is None)
+
     def _begin(self, target: Target) -> bytes:
         path = f"{target.prefix}/{self.contract}/{self.operation.name}"
         headers = [("content-type", "application/json")]
@@ -141,6 +149,23 @@ class Asked(Struct):
     def written(self, target: Target, now_s: float) -> bytes:
         """Give the request."""
         return whole(self.method, target.prefix + self.path, target.origin, self.headers, self.body)
+
+    def brief(self) -> "Asked":
+        """Give the same without waiting. A stream goes on for as long as there is something to tell."""
+        return msgspec.structs.replace(self, headers=_hurried(self.headers), timed=not self.streams)
+
+
+def _hurried(headers: More) -> More:
+    """Leave out for how long an answer is waited for (`Prefer: wait`, RFC 7240 section 4.3)."""
+    kept: list[tuple[str, str]] = []
+    for name, value in headers:
+        if name != "prefer":
+            kept.append((name, value))
+            continue
+        rest = [word for word in value.split(", ") if not word.startswith("wait=")]
+        if rest:
+            kept.append((name, ", ".join(rest)))
+    return kept
 
 
 def _headers_of(call: Call) -> list[tuple[str, str]]:

@@ -15,6 +15,7 @@ from ringpost.cli.main import ringpost
 from ringpost.client import breaker_notes
 from ringpost.core import notes
 from ringpost.settings import Settings
+from ringpost.store.port import Note
 from ringpost.store.sqlite import SqliteStore
 
 PATIENCE_S = 20.0
@@ -104,6 +105,20 @@ async def test_one_that_is_held_closed_lets_everything_out(here: Place) -> None:
     here.door.answering = answered(refuse("handler_error", 500))
     await fail(here.client, 30)
     assert len(here.door.seen) == 30
+
+
+async def test_what_looks_like_a_slip_is_refused_with_what_was_meant(here: Place) -> None:
+    described = notes.encode(notes.Described("operation", "far"))
+    await here.store.note_put(Note(notes.operation("far.write"), described))
+    for command in ("open", "close"):
+        assert "Did you mean far.write?" in await here.command(command, "far.wirte", code=2)
+    assert "Did you mean far?" in await here.command("open", "fer", code=2)
+    assert await here.store.notes(notes.OVERRIDE) == []
+    await here.command("open", "far.wirte", "--force")
+    assert "Did you mean far.write?" in await here.command("open", "far.wrte", code=2)
+    for name in ("far.write", "far", "billing.charge"):  # the last one is called by others, as far as anybody knows
+        await here.command("open", name)
+    assert len(await here.store.notes(notes.OVERRIDE)) == 4
 
 
 async def test_wrong_names_are_refused_with_what_there_is(here: Place) -> None:

@@ -1,6 +1,7 @@
 """`ringpost breakers`: which calls are broken off, in which process and why; how to hold a breaker open or closed."""
 
 import asyncio
+import difflib
 import re
 from typing import Final, Literal
 
@@ -53,11 +54,12 @@ def _holding(forced: Literal["open", "closed"], text: str) -> click.Command:
     @click.option("--at", metavar="URL", help="Only at this target (default: wherever it is called).")
     @click.option("--for", "length_s", type=LENGTH, help="Let it go by itself after so long (default: never).")
     @click.option("--reason", default="", help="For whoever looks at it later.")
+    @click.option("--force", is_flag=True, help="Even where it looks like a slip of another name.")
     @store_option
-    def command(name: str, at: str | None, length_s: float | None, reason: str, store: str | None) -> int:
+    def command(name: str, at: str | None, length_s: float | None, reason: str, force: bool, store: str | None) -> int:
         value = notes.encode(notes.Override(forced, operator(), wall_ms(), reason))
         note = Note(notes.override(_named(name, at)), value, lease_s=length_s)
-        return asyncio.run(_hold(settings_of(store), note, f"{name} is held {forced}"))
+        return asyncio.run(_hold(settings_of(store), name, note, f"{name} is held {forced}", force=force))
 
     return breakers.command("open" if forced == "open" else "close", help=text)(command)
 
@@ -107,11 +109,26 @@ async def _show(settings: Settings, *, as_json: bool) -> int:
     return 0
 
 
-async def _hold(settings: Settings, note: Note, said: str) -> int:
+async def _hold(settings: Settings, name: str, note: Note, said: str, *, force: bool) -> int:
     async with opened(settings) as store:
+        if not force:
+            await _check_meant(settings, store, name)
         await store.note_put(note)
     click.echo(f"{said}; processes that call it see it within about a second of their next call")
     return 0
+
+
+async def _check_meant(settings: Settings, store: Store, name: str) -> None:
+    """Refuse a name that nobody here has heard of where it is close to one that somebody has. Others may well be right:
+    what is behind an address is known to those who call it alone."""
+    if name.partition(".")[0] in settings.addresses:
+        return
+    known = {note.name.removeprefix(notes.OPERATION) for note in await store.notes(notes.OPERATION)}
+    known.update(row.operation for row in await read_breakers(store) if row.process)
+    known |= {one.partition(".")[0] for one in known}
+    near = [] if name in known else difflib.get_close_matches(name, sorted(known), 1)
+    if near:
+        raise UsageError(f"nobody here has ever served or called {name}. Did you mean {near[0]}? If not, use --force.")
 
 
 async def _let_go(settings: Settings, name: str) -> int:

@@ -97,7 +97,7 @@ POLICY_FOR = {
     "error_rate": "the share of failures, of at least 20 calls in 10 s, at which the breaker opens",
     "slow_rate": "the share of slow calls at which it opens",
     "slow": "from when on a call is slow",
-    "limit": "calls of one operation under way at one target, at most; 1,024 more stand in line",
+    "limit": "calls of one operation under way at one target: half of its connections; 1,024 more stand in line",
 }
 
 

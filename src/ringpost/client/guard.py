@@ -106,7 +106,7 @@ class Guard:
 
     def may_hedge(self) -> bool:
         """Say whether a second request may come here now, and take what it costs."""
-        return self.breaker.passing and self.bulkhead.taken < self.bulkhead.limit and self.afford()
+        return self.breaker.passing and self.bulkhead.may_take() and self.afford()
 
     def afford(self) -> bool:
         """Take what one more request than was asked for costs."""
@@ -152,8 +152,10 @@ class Guard:
         if now_s >= self._sample_s and this.out.timed:
             self._learn(now_s, took_s)
         bulkhead.taken -= 1
-        if bulkhead.waiting:
-            bulkhead.wake()
+        places = bulkhead.places
+        places.free += 1
+        if places.lines:
+            places.wake()
 
     def answered(self, this: Attempt, now_s: float, received: "Received") -> Missed | None:
         """Take note of what isn't a reply; None where it is an answer all the same."""

@@ -9,20 +9,22 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from ringpost.client.attempt import Attempt, Missed
 from ringpost.client.breaker_notes import BreakerNotes
-from ringpost.client.bulkhead import Bulkhead
+from ringpost.client.bulkhead import Bulkhead, Places
 from ringpost.client.guard import Guard
 from ringpost.client.guards import KEPT_MAX
 from ringpost.client.instances import Instances
 from ringpost.client.outgoing import TICKETS, Outgoing, Posted
 from ringpost.client.target import Target, target_of
-from ringpost.client.world import CONNECTIONS_PER_ORIGIN, REAL, Carrier, World
+from ringpost.client.world import REAL, Carrier, World
 from ringpost.contract.errors import TransportError, Unavailable
 from ringpost.core.attempt import DOWN, NEUTRAL
 from ringpost.core.call_retry import Failed, Tries, may_repeat, next_at_s
 from ringpost.core.policy import Policy, resolved
+from ringpost.core.share import KEPT, places_of
 from ringpost.settings import Settings
 from ringpost.store.hostclock import boot_id
 from ringpost.store.port import Store
@@ -50,6 +52,10 @@ class Outbound:
         self._notes = None if store is None else BreakerNotes(store, world.guards)
         self._transport: Carrier | None = None
         self._kept: OrderedDict[tuple[str, str, str], Guard] = OrderedDict()
+        self._count = places_of(settings.policies)
+        self._places: WeakValueDictionary[str, Places] = (
+            WeakValueDictionary()
+        )  # by the origin's URL, as connections are
 
     async def carry(self, out: Outgoing) -> "Received":
         """Bring it to who serves it, and give what came back.
@@ -164,8 +170,10 @@ class Outbound:
             self._notes.look()
         breaker, bulkhead = guard.breaker, guard.bulkhead
         this = Attempt(guard, target, out, now_s, out.deadline_s, breaker.epoch)
-        if breaker.passing and bulkhead.taken < bulkhead.limit:
+        places = bulkhead.places
+        if breaker.passing and bulkhead.taken < bulkhead.limit and bulkhead.taken < places.free:
             bulkhead.taken += 1
+            places.free -= 1
         elif (missed := await self._admitted(this)) is not None:
             return missed
         else:
@@ -198,7 +206,10 @@ class Outbound:
         if not breaker.passing:
             if not guard.may_probe(this):
                 return guard.refusal(this.began_s)
-            guard.bulkhead.taken += 1
+            guard.bulkhead.take()
+            return None
+        if guard.bulkhead.may_take():  # of the places that are kept
+            guard.bulkhead.take()
             return None
         try:
             placed = await guard.bulkhead.turn(this.until_s)
@@ -228,7 +239,7 @@ class Outbound:
     def transport(self) -> Carrier:
         """Give the transport, made at first use: it loads the HTTP parser."""
         if self._transport is None:
-            self._transport = self._world.carrier(self._settings, CONNECTIONS_PER_ORIGIN)
+            self._transport = self._world.carrier(self._settings, self._count + KEPT)
         return self._transport
 
     def _policy(self, out: Outgoing) -> Policy:
@@ -254,7 +265,10 @@ class Outbound:
         if operation is not None and operation.timeout_s is not None:
             timeout_s = operation.timeout_s
         watch = self._guards.watch(target, out.name, policy.rule(timeout_s), self._time())
-        bulkhead = Bulkhead(self._loop, policy.limit, f"{out.name} at {target.url}")
+        places = self._places.get(target.origin.url)
+        if places is None:
+            places = self._places[target.origin.url] = Places(self._count)
+        bulkhead = Bulkhead(self._loop, policy.limit, places, f"{out.name} at {target.url}")
         second = self._second if operation is not None and operation.effect == "read" else None
         return Guard(self._guards, watch, policy, bulkhead, second, relays=out.name == TICKETS)
 

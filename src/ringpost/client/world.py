@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from ringpost.client.guards import PROCESS, Guards
 from ringpost.client.target import Origin
+from ringpost.core.share import KEPT, places_of
 from ringpost.settings import Settings
 from ringpost.store.hostclock import wall_ms
 from ringpost.wire.http import Response
@@ -17,7 +18,7 @@ from ringpost.wire.http import Response
 if TYPE_CHECKING:  # it loads the HTTP parser
     from ringpost.client.connection import Exchange, Received
 
-CONNECTIONS_PER_ORIGIN = 256  # more than one operation that hangs may take
+CONNECTIONS_PER_ORIGIN = places_of({}) + KEPT  # what operations share, where no policy says more
 
 
 class Carrier(Protocol):

@@ -120,7 +120,8 @@ REFUSED: list[tuple[str, Callable[[], object], str]] = [
     ("max_run 0", lambda: Service(Shop).implements(Shop.buy, max_run=0), "more than 0"),
     ("an unknown option", lambda: Service(Shop).implements(Shop.buy, workers=3), "takes no workers"),  # type: ignore[call-arg]
     ("finish as a word", lambda: Service(Shop).implements(Shop.buy, finish="yes"), "True or False"),  # type: ignore[arg-type]
-    ("the past", lambda: Service(name="a").on(Shop.bought, from_beginning=True), "isn't in this version"),
+    ("no log", lambda: Service(name="a").on(Shop.bought, from_beginning=True), "bought keeps no log"),
+    ("a beginning", lambda: Service(name="a").on(Shop.bought, from_beginning=1), "from_beginning is True or False"),
     ("no plan", lambda: Service(name="a").schedule(), "takes a cron line"),  # type: ignore[call-overload]
     ("a bad cron line", lambda: Service(name="a").schedule("every day"), "cron"),
     ("a sync middleware", lambda: Service(name="a", middleware=[lambda ctx, proceed: proceed()]), "async def"),

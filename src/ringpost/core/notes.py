@@ -33,6 +33,12 @@ def subscription(event: str, queue: str) -> str:
     return f"{SUBSCRIPTION}{event}/{queue}"
 
 
+def subscribed(name: str) -> tuple[str, str]:
+    """Give the event and the queue of a subscription by its name."""
+    event, _, queue = name.removeprefix(SUBSCRIPTION).partition("/")
+    return event, queue
+
+
 def operation(full_name: str) -> str:
     """Name the note that describes an operation or event."""
     return OPERATION + full_name

@@ -41,6 +41,7 @@ class Terms(Struct, frozen=True, omit_defaults=True):
     digest: bytes | None = None
     keep_s: int = 0
     caller: str | None = None
+    log_s: int = 0
 
 
 def row_of(message: Message, now_ms: int) -> Row:
@@ -56,6 +57,7 @@ def row_of(message: Message, now_ms: int) -> Row:
         digest=message.digest,
         keep_s=message.keep_s,
         caller=message.caller,
+        log_s=message.log_s,
     )
     target = message.event or message.queue
     headers = message.headers.decode()
@@ -93,6 +95,7 @@ def message_of(row: Row, now_ms: int) -> Message:
         digest=digest(row.body) if terms.dedup is None else terms.digest,
         keep_s=max(terms.keep_s, KEEP_KEYED_S),
         caller=terms.caller,
+        log_s=terms.log_s,
     )
 
 

@@ -51,3 +51,4 @@ class Handler(Struct, frozen=True, kw_only=True, eq=False):
     finish: bool = False  # a caller that goes away doesn't cancel it
     halt: bool = False  # a dead head of a line keeps the line waiting
     dry_run: bool = False
+    from_beginning: bool = False  # of an event: its subscription begins at the beginning of the log

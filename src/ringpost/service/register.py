@@ -16,6 +16,7 @@ from ringpost.contract.operation import Event, Operation
 from ringpost.contract.problem import Problem, problem_type
 from ringpost.core import notes
 from ringpost.service.attendance import Attendance
+from ringpost.service.catching_up import CatchingUp
 from ringpost.service.handler import Handler
 from ringpost.service.schedule import wall_ms
 from ringpost.store.hostclock import boot_id
@@ -49,6 +50,7 @@ class Register:
         self._handlers = handlers
         self._failure_queues = failure_queues
         self._attendance = Attendance(store, handlers.values(), clock_ms)
+        self._catching_up = CatchingUp(store, self._attendance.names)
         self._tasks: set[asyncio.Task[None]] = set()
         self._door: Door | None = None
         self._announcing: asyncio.Task[None] | None = None
@@ -58,8 +60,10 @@ class Register:
         """Write what must be there before the first message comes: whose the queues are, who listens to what."""
         await self._write_queues()
         await self._attendance.say_seen()
+        await self._catching_up.begin()
         await self._describe()
         self._spawn(self._keep_seen())
+        self._spawn(self._catching_up.run())
 
     async def announce(self, door: Door, lease_s: float) -> None:
         """Say where the door of this process is, for as long as it lives: the note ends with its lease."""

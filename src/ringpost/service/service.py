@@ -162,15 +162,22 @@ class Service:
         """Listen to an event of any service. The subscription is durable, made at the first start and kept while the
         service is down; it is removed by command only.
 
-        `name`: for a second handler of the same event. `from_beginning` isn't in this version.
+        `name`: for a second handler of the same event. `from_beginning`: a new subscription gets first, in order, what
+        the event's log keeps (`keep=` at the event), and goes on with what is told from then on; one that is there
+        already stays as it is.
         """
         if isinstance(event, Operation):
             raise UsageError(f"on takes an event; {_full(event)} is an operation. Use implements.")
         if not isinstance(event, Event):
             raise UsageError(f"on takes an event such as Accounts.registered, not {_what(event)}.")
-        if from_beginning:
-            raise UsageError("from_beginning=True isn't in this version: no store keeps events that have been told.")
         full_name = event.full_name
+        if not isinstance(cast(object, from_beginning), bool):
+            raise UsageError(f"on({full_name}): from_beginning is True or False, not {from_beginning!r}.")
+        if from_beginning and event.keep_s is None:
+            raise UsageError(
+                f"{full_name} keeps no log that a subscription could begin with. Declare it with the time for which it "
+                "is to be kept: Event(…, keep=timedelta(days=30))."
+            )
         queue = f"{self.name}.on.{full_name}"
         if name is not None:
             queue += "." + _named(name, "The name of a subscription")
@@ -188,7 +195,7 @@ class Service:
                 frame,
                 event.data,
                 nothing,
-                checked,
+                {**checked, "from_beginning": from_beginning},
                 event=event,
             )
 

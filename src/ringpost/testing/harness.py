@@ -33,6 +33,7 @@ from ringpost.core.call import Accepted, Call
 from ringpost.core.message import Answer, Message
 from ringpost.core.retry import Retry
 from ringpost.service import upkeep
+from ringpost.service.catching_up import CatchingUp
 from ringpost.service.context import Context, Means
 from ringpost.service.handler import Handler
 from ringpost.service.heartbeat import Heartbeat
@@ -63,7 +64,15 @@ SETTLE_S_MAX = 24 * 3600.0
 _PASSING: frozenset[object] = frozenset({Pipeline._sweep, Heartbeat._run_on, upkeep._ring})
 _PASSING_TASKS: frozenset[CodeType] = frozenset(
     function.__code__
-    for function in (Leases.run, Watchdog.run, upkeep.Upkeep.run, Listener._wait, Register._keep_seen, Maintenance.run)
+    for function in (
+        Leases.run,
+        Watchdog.run,
+        upkeep.Upkeep.run,
+        Listener._wait,
+        Register._keep_seen,
+        Maintenance.run,
+        CatchingUp.run,
+    )
 )
 
 

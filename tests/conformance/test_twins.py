@@ -763,6 +763,16 @@ class ForgetsWhatCame(MemoryStore):
         return super()._take_in(exported, frozenset(), passage, now_ms)
 
 
+class RemembersWhatItRefused(MemoryStore):
+    """Takes what it once refused for something that came."""
+
+    async def take_in(self, rows: Sequence[Exported], passage: Passage) -> list[Put]:
+        puts = await super().take_in(rows, passage)
+        came = notes.came(passage.move, [row.record.id for row in rows], frozenset())
+        await self.note_put(Note(notes.arrived(passage.source), notes.encode(came)))
+        return puts
+
+
 class MakesDamageLookSound(MemoryStore):
     """Gives what was damaged a checksum that fits."""
 

@@ -31,6 +31,7 @@ COMMANDS = {
     "check": ("ringpost.cli.check:check", "Say which messages that wait or are dead new code can't read."),
     "backup": ("ringpost.cli.backup:backup", "Copy the store while everything runs."),
     "restore": ("ringpost.cli.backup:restore", "Make the store of a backup again."),
+    "move": ("ringpost.cli.move:move", "Move all messages from one store to another."),
     "doctor": ("ringpost.cli.doctor:doctor", "Check configuration, store and services, and say what to do."),
     "init": ("ringpost.cli.start:init", "Make a small project that runs."),
 }

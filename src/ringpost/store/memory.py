@@ -474,7 +474,7 @@ class MemoryStore:
             kept = self._notes.get(name)
             before = notes.decode_arrived(b"" if kept is None else kept.value).of(passage.move)
             answers = [self._take_in(row, before, passage, now_ms) for row in rows]
-            came = notes.came(passage.move, [row.record.id for row in rows], before)
+            came = notes.came(passage.move, [put.id for put in answers if not put.refused], before)
             self._notes[name] = _KeptNote(notes.encode(came), 1 if kept is None else kept.version + 1, None)
             return answers
 

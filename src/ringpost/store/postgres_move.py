@@ -111,9 +111,10 @@ async def take_in(turn: Turn, rows: Sequence[Exported], passage: Passage) -> lis
     if fresh:
         kept = await _insert(turn, fresh, await line.taken(turn, lines) if lines else set(), passage)
         answers |= {id: Put(id) for id in kept}
-    came = notes.came(passage.move, [row.record.id for row in rows], before)
+    puts = [answers.get(row.record.id) or Put(row.record.id, refused="key_reused") for row in rows]
+    came = notes.came(passage.move, [put.id for put in puts if not put.refused], before)
     await postgres_read.note_put(turn, Note(notes.arrived(passage.source), notes.encode(came)), None)
-    return [answers.get(row.record.id) or Put(row.record.id, refused="key_reused") for row in rows]
+    return puts
 
 
 async def _known(turn: Turn, rows: Sequence[Exported]) -> dict[bytes, Row]:

@@ -71,7 +71,7 @@ def take_in(turn: Turn, rows: Sequence[Exported], passage: Passage) -> list[Put]
         return []
     arriving = _Arriving(turn, rows, passage)
     answers = [arriving.put(row) for row in rows]
-    arriving.note(rows)
+    arriving.note(answers)
     return answers
 
 
@@ -131,8 +131,8 @@ class _Arriving:
         if record.kind is Kind.MESSAGE:
             _count(turn, queue.no, state, len(record.headers) + len(record.body))
 
-    def note(self, rows: Sequence[Exported]) -> None:
-        came = notes.came(self._passage.move, [row.record.id for row in rows], self._before)
+    def note(self, answers: Sequence[Put]) -> None:
+        came = notes.came(self._passage.move, [put.id for put in answers if not put.refused], self._before)
         sqlite_notes.put(self._turn, Note(notes.arrived(self._passage.source), notes.encode(came)), None)
 
 

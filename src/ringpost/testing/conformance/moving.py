@@ -189,7 +189,8 @@ async def what_is_damaged_is_refused(subject: Subject) -> None:
     (id,) = await subject.put_bodies(b"1")
     (row,) = await taken_out(subject)
     damaged = structs.replace(row, sound=False)
-    same("it says so", [put.refused for put in await movable(subject).take_in([damaged], PASSAGE)], ["mismatch"])
+    for _ in range(2):  # what was refused is no more known for it
+        same("it says so", [put.refused for put in await movable(subject).take_in([damaged], PASSAGE)], ["mismatch"])
     same("it isn't made to look sound", await subject.state(id), None)
 
 
@@ -199,8 +200,9 @@ async def a_key_stands_for_one_request(subject: Subject) -> None:
     rows = await taken_out(subject)
     there = Message(new_id(), QUEUE, b"1", dedup=KEY, digest=DIGEST)
     await subject.put(there)
-    (put,) = await movable(subject).take_in(rows, PASSAGE)
-    same("whoever is there first has it", (put.id, put.refused), (there.id, "key_reused"))
+    for _ in range(2):  # what was refused is no more known for it
+        (put,) = await movable(subject).take_in(rows, PASSAGE)
+        same("whoever is there first has it", (put.id, put.refused), (there.id, "key_reused"))
     same("nothing is handled twice", await subject.bodies(), [b"1"])
 
 

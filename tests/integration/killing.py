@@ -18,6 +18,7 @@ from ringpost.core.message import State
 
 LIVE = (State.SCHEDULED, State.WAITING, State.READY, State.RUNNING)
 LOOK_S = 0.02
+QUIET_S_MAX = 60
 
 
 class Verdict(Struct):
@@ -105,16 +106,19 @@ class Killing:
             await self._start_sender()
 
     async def quiet(self) -> int:
-        """End the sender, wait until the receiver is at work; give how many looks it took until nothing was left."""
+        """End the sender, wait until the receiver is at work, and then until nothing is left; give the most looks in a
+        row between which nothing ended. A slow machine takes longer for what has piled up, and is not stuck."""
         self.sender.process.stdin.close()  # type: ignore[union-attr]
         await self.sender.ended()
         await self.scene.diary.until(effect=..., pid=self.receiver.pid)
-        looks = 0
-        async with asyncio.timeout(60):
+        longest = looks = ended = 0
+        async with asyncio.timeout(QUIET_S_MAX):
             while any(depth.ready + depth.running + depth.scheduled for depth in await self.scene.store.depths()):
-                looks += 1
+                before, ended = ended, sum(depth.ends for depth in await self.scene.store.depths())
+                looks = looks + 1 if ended == before else 0
+                longest = max(longest, looks)
                 await asyncio.sleep(LOOK_S)
-        return looks
+        return longest
 
     @property
     def most(self) -> int:

@@ -24,9 +24,13 @@ _WAKE = (
     " heads AS (UPDATE ringpost.line l SET place = 2 FROM following f WHERE l.line = f.line AND l.seq = f.seq)"
     " UPDATE ringpost.message m SET state = 4 FROM following f WHERE m.seq = f.seq AND m.state = 3 RETURNING m.queue"
 )
-_ASLEEP = (
-    "SELECT DISTINCT l.line FROM ringpost.line l WHERE l.place = 3 AND l.line > $1 AND NOT EXISTS"
-    " (SELECT 1 FROM ringpost.line h WHERE h.line = l.line AND h.place = 2) ORDER BY l.line LIMIT $2"
+# The first of each of so many lines, in their order: from one to the next by the index, however many stand in it.
+_FIRSTS = (
+    "WITH RECURSIVE walk AS ("
+    "(SELECT l.line, l.place, 1 AS step FROM ringpost.line l WHERE l.line > $1 ORDER BY l.line, l.place, l.seq LIMIT 1)"
+    " UNION ALL SELECT f.line, f.place, w.step + 1 FROM walk w CROSS JOIN LATERAL (SELECT l.line, l.place"
+    " FROM ringpost.line l WHERE l.line > w.line ORDER BY l.line, l.place, l.seq LIMIT 1) f WHERE w.step < $2)"
+    " SELECT line, place FROM walk ORDER BY line"
 )
 
 
@@ -71,6 +75,7 @@ async def wake(turn: Turn, lines: Iterable[bytes]) -> int:
 
 async def repair(turn: Turn, after: bytes, limit: int) -> tuple[int, bytes]:
     """Wake lines that have fallen asleep, a bounded stretch of them; gives how many, and where to go on."""
-    lines = [row[0] for row in await turn.db.fetch(_ASLEEP, after, limit)]
-    await turn.lock(lines)
-    return await wake(turn, lines), lines[-1] if len(lines) == limit else b""
+    firsts = await turn.db.fetch(_FIRSTS, after, limit)
+    asleep = [row[0] for row in firsts if row[1] == 3]
+    await turn.lock(asleep)
+    return await wake(turn, asleep), firsts[-1][0] if len(firsts) == limit else b""

@@ -15,7 +15,7 @@ from ringpost.store.port import Renewed, Tended
 from ringpost.store.postgres_db import Db, Row
 from ringpost.store.postgres_turn import Turn
 
-_LINES_A_STEP = 100
+_LINES_A_STEP = 200
 _LOG_EVERY_MS = 10_000
 RENEW = (
     "WITH own AS (UPDATE ringpost.message SET lease_ms = ringpost.now_ms() + $3"
@@ -68,7 +68,7 @@ _LOOK = (
     " (SELECT min(expires_ms) FROM ringpost.message WHERE expires_ms IS NOT NULL AND state IN (2, 3, 4)),"
     " (SELECT min(lease_ms) FROM ringpost.message WHERE state = 5),"
     " (SELECT min(purge_ms) FROM ringpost.message WHERE state >= 10),"
-    " EXISTS (SELECT 1 FROM ringpost.line WHERE place = 3),"
+    " (SELECT seq FROM ringpost.message WHERE state = 3 ORDER BY queue, seq LIMIT 1) IS NOT NULL,"
     " ((SELECT coalesce(sum(kept), 0) FROM ringpost.queue) + (SELECT coalesce(sum(kept), 0) FROM ringpost.tally))"
     "::bigint, EXISTS (SELECT 1 FROM ringpost.tally)"
 )

@@ -6,17 +6,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from msgspec.structs import replace
 from pg_wire import Statements
 from servers.postgres import RealPostgres
 from tcp_proxy import Asked, TcpProxy
-from written_rows import Counted, Load, a_load
-
-from ringpost.client.posting import new_id
-from ringpost.store import postgres_deferred, postgres_settle
-from ringpost.store.postgres_db import Db
-from ringpost.store.postgres_turn import Turn
-from ringpost.store.postgres_writer import Ask, Writer
+from written_rows import Load, a_load
 
 LEASE_S = 2.0
 DOWN_S = 1.0
@@ -121,46 +114,3 @@ async def test_the_answer_to_whatever_is_asked_is_lost(chance: random.Random, po
             await cutting.proxy.lose_answer(kinds[kind], chance.choice(["reset", "close"])).wait()
         counted = await cutting.load.ended()
     assert counted.faults == []
-
-
-# --- broken twins
-
-
-async def lost_once(kind: str, postgres: RealPostgres) -> Counted:
-    """Lose one answer, and count."""
-    async with a_cutting(postgres) as cutting:
-        await cutting.proxy.lose_answer(kinds_of(cutting.statements)[kind]).wait()
-        return await cutting.load.ended()
-
-
-async def test_a_settled_batch_that_is_settled_again_doubles_its_rows(
-    postgres: RealPostgres, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    guard = " AND m.fence = g.fence AND m.state + 0 = 5"
-    for name in ("_SETTLE", "_SETTLE_MORE"):
-        broken = getattr(postgres_settle, name).replace(guard, "")
-        assert broken != getattr(postgres_settle, name)
-        monkeypatch.setattr(postgres_settle, name, broken)
-    assert (await lost_once("a settled batch", postgres)).doubled
-
-
-async def test_deferred_sql_that_runs_whoever_settled_it_doubles_its_rows(
-    postgres: RealPostgres, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(postgres_deferred, "_due", lambda _turn, one: bool(one.sql))
-    assert (await lost_once("a settled batch", postgres)).doubled
-
-
-@pytest.mark.parametrize("kind", ["a put", "a put under a key"])
-async def test_a_put_that_is_repeated_under_a_new_id_is_done_twice(
-    kind: str, postgres: RealPostgres, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    transact = Writer._transact
-
-    async def forgetful(self: Writer, db: Db, asks: list[Ask], *, again: bool) -> Turn:
-        for ask in asks if again else ():
-            ask.messages = [replace(one, id=new_id(), dedup=None) for one in ask.messages]
-        return await transact(self, db, asks, again=again)
-
-    monkeypatch.setattr(Writer, "_transact", forgetful)
-    assert (await lost_once(kind, postgres)).doubled

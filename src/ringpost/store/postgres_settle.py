@@ -92,7 +92,7 @@ async def settle_all(turn: Turn, settlements: Sequence[Settlement]) -> list[bool
     won = await _settle_rows(turn, [one for one in unique if not removes(one)])
     won |= await _remove(turn, [one for one in unique if removes(one)])
     if turn.again and len(won) < len(unique):
-        turn.settled_before |= await _settled_before(turn, [one for key, one in first.items() if key not in won])
+        turn.settled_before |= await settled_before(turn, [one for key, one in first.items() if key not in won])
     done = won | turn.settled_before
     settled = [(key := (one.delivery.ref, one.delivery.fence)) in done and first[key] is one for one in settlements]
     winners = [one for key, one in first.items() if key in won]
@@ -159,7 +159,8 @@ async def _settle_rows(turn: Turn, settlements: Sequence[Settlement]) -> set[tup
     return {(row[0], row[1]) for row in await turn.db.fetch(sql, *values)}
 
 
-async def _settled_before(turn: Turn, settlements: Sequence[Settlement]) -> set[tuple[int, int]]:
+async def settled_before(turn: Turn, settlements: Sequence[Settlement]) -> set[tuple[int, int]]:
+    """Give row and fence of those that stand as settled, for who doesn't know whether its commit took place."""
     goals = [(one.delivery.ref, one.delivery.fence, one.to) for one in settlements if not removes(one)]
     return {(row[0], row[1]) for row in await turn.db.fetch(_SETTLED_BEFORE, *columns(goals))} if goals else set()
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from ringpost.contract.errors import StoreError, TransactionHeldTooLong, UsageError
 from ringpost.core.message import Message, Settlement, Statement
-from ringpost.store import postgres_handling, postgres_statement
+from ringpost.store import postgres_handling, postgres_settle, postgres_statement
 from ringpost.store.postgres_db import Again, Db, Lost, Row, stood_idle, would_write
 from ringpost.store.postgres_link import PATIENCE_S, Link
 from ringpost.store.postgres_turn import Queues, Turn
@@ -159,9 +159,19 @@ class PostgresTransaction:
         turn = Turn(db, await self._pool.know(postgres_handling.queues_of(settlement, staged)))
         if not await postgres_handling.end(turn, settlement, staged):
             return False
-        await db.commit()
+        try:
+            await db.commit()
+        except Lost:
+            if settlement is None or not await self._was_committed(settlement):
+                raise
         self._committed(turn)
         return True
+
+    async def _was_committed(self, settlement: Settlement) -> bool:
+        """Find out what became of a commit whose answer is lost: on a new connection, once the session is over."""
+        assert self._link is not None
+        db = await self._link.get(time.monotonic() + PATIENCE_S)
+        return bool(await postgres_settle.settled_before(Turn(db, Queues()), [settlement]))
 
     async def _opened(self) -> Db:
         if self._db is None:

@@ -1,0 +1,253 @@
+"""One store on PostgreSQL, one request or answer that is lost on the way: what is asked takes effect once, in time."""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+from pg_wire import Statements
+from servers.postgres import RealPostgres
+from tcp_proxy import End, TcpProxy
+
+from ringpost.client.posting import new_id
+from ringpost.core.message import Answer, Delivery, Settlement, State
+from ringpost.settings import Settings
+from ringpost.store import postgres_deferred, postgres_session, postgres_settle, postgres_vigil
+from ringpost.store.postgres import PostgresStore
+from ringpost.store.postgres_db import Db
+from ringpost.store.postgres_link import Link
+from ringpost.store.postgres_turn import Turn
+from ringpost.store.postgres_vigil import Vigil
+from ringpost.store.postgres_writer import Ask, Writer
+from ringpost.testing.conformance.suite import HOLDER, LEASE_S, QUEUE, message
+
+ANSWERED_S = 10.0
+TWIN_S = 2.5  # the limits by which a twin would help itself are longer: 5 s that a turn may be idle, 20 s a statement
+ENDS: list[End] = ["reset", "close", "silence"]
+
+
+class Distant:
+    """A store behind a proxy, a message of it that is held, and a table in which its settlement writes a row."""
+
+    def __init__(self, server: RealPostgres, database: str, proxy: TcpProxy, store: PostgresStore) -> None:
+        self._server = server
+        self._database = database
+        self.proxy = proxy
+        self.store = store
+        self.statements = Statements(proxy)
+        self.settlement = Settlement(Delivery(0, b"", "", 0, 0, 0, 0, 0, b"", b""), State.SUCCEEDED)
+
+    async def open(self) -> None:
+        await self.store.open(create=True)
+        await self.execute("CREATE TABLE effect (what text)")
+        await self.store.put([message()])
+        (held,) = (await self.store.claim({QUEUE: 1}, HOLDER, LEASE_S)).deliveries
+        self.settlement = Settlement(held, State.SUCCEEDED, sql=[("INSERT INTO effect VALUES ('it')", ())])
+
+    async def execute(self, sql: str) -> list[tuple[object, ...]]:
+        """Ask the server past the proxy."""
+        return [tuple(row) for row in await asyncio.to_thread(self._server.execute, self._database, sql)]
+
+    async def count(self, table: str) -> int:
+        ((found,),) = await self.execute(f"SELECT count(*)::int FROM {table}")
+        assert isinstance(found, int)
+        return found
+
+    async def settled(self) -> list[bool]:
+        async with asyncio.timeout(ANSWERED_S):
+            return await self.store.settle([self.settlement])
+
+    async def is_stuck(self, asked: Coroutine[Any, Any, object], twin: pytest.MonkeyPatch) -> bool:
+        """Say whether there is no answer; then mend all, and have it."""
+        waiting = asyncio.ensure_future(asked)
+        done, _ = await asyncio.wait([waiting], timeout=TWIN_S)
+        twin.undo()
+        await self.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        self.proxy.reset()
+        await asyncio.gather(waiting, return_exceptions=True)
+        return not done
+
+
+@pytest.fixture
+async def distant(fast_postgres: RealPostgres) -> AsyncIterator[Distant]:
+    database = await asyncio.to_thread(fast_postgres.new_database)
+    async with TcpProxy("127.0.0.1", fast_postgres.port) as proxy:
+        url = f"postgresql://postgres@127.0.0.1:{proxy.port}/{database}"
+        distant = Distant(fast_postgres, database, proxy, PostgresStore(url, Settings(durability="buffered")))
+        await distant.open()
+        yield distant
+        proxy.reset()
+        await distant.store.close()
+
+
+@pytest.fixture
+def doubtful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the vigil ask early."""
+    monkeypatch.setattr(postgres_vigil, "SILENT_S", 0.3)
+    monkeypatch.setattr(postgres_vigil, "_LOOK_S", 0.1)
+
+
+# --- an answer is lost: it has taken effect
+
+
+@pytest.mark.usefixtures("doubtful")
+@pytest.mark.parametrize("how", ENDS)
+async def test_a_settlement_runs_its_sql_once(how: End, distant: Distant) -> None:
+    lost = distant.proxy.lose_answer(distant.statements.commits("SAVEPOINT deferred"), how)
+    assert await distant.settled() == [True]
+    assert lost.happened
+    assert await distant.count("effect") == 1
+
+
+async def test_a_handlers_transaction_is_told_of_its_commit(distant: Distant) -> None:
+    lost = distant.proxy.lose_answer(distant.statements.commits("INTO effect"))
+    transaction = distant.store.begin(lambda: "")
+    await transaction.execute(("INSERT INTO effect VALUES ('that')", ()))
+    assert await transaction.commit(replace(distant.settlement, sql=()))
+    assert lost.happened
+    assert await distant.count("effect") == 1
+
+
+async def test_a_put_is_there_once(distant: Distant) -> None:
+    lost = distant.proxy.lose_answer(distant.statements.runs('INSERT INTO "ringpost".letter'))
+    (put,) = await distant.store.put([message()])
+    assert not put.refused
+    assert lost.happened
+    assert await distant.count("ringpost.letter") == 2
+
+
+async def test_a_claim_gives_what_it_took_and_no_more(distant: Distant) -> None:
+    await distant.store.put([message() for _ in range(3)])
+    lost = distant.proxy.lose_answer(distant.statements.runs("ORDER BY k.priority, k.seq"))
+    claimed = await distant.store.claim({QUEUE: 2}, HOLDER, LEASE_S)
+    assert lost.happened
+    assert len(claimed.deliveries) == 2
+    assert await distant.count("ringpost.message WHERE state = 5") == 3, "one from before, none that nobody knows of"
+
+
+async def test_a_renewal_is_asked_again(distant: Distant) -> None:
+    renew = 'UPDATE "ringpost".message SET lease_ms'
+    await asyncio.to_thread(distant.store.renew, HOLDER, LEASE_S)
+    lost = distant.proxy.lose_answer(distant.statements.runs(renew))
+    assert (await asyncio.to_thread(distant.store.renew, HOLDER, LEASE_S)).held == 1
+    assert lost.happened
+
+
+# --- a request is lost: it never takes effect by itself, and what it has locked is let go
+
+
+@pytest.mark.usefixtures("doubtful")
+@pytest.mark.parametrize("how", ["half open", "silence"])
+async def test_a_commit_that_never_arrives(how: End, distant: Distant) -> None:
+    distant.proxy.requests.cut(at=b"COMMIT", how=how)
+    assert await distant.settled() == [True]
+    assert await distant.count("effect") == 1
+
+
+async def test_a_connection_that_leads_nowhere(distant: Distant) -> None:
+    distant.proxy.black_hole()
+    assert await distant.settled() == [True]
+
+
+@pytest.mark.usefixtures("doubtful")
+async def test_a_slow_statement_is_not_given_up(distant: Distant) -> None:
+    assert distant.store._opened is not None
+    connects, link = distant.proxy.connects, distant.store._opened.writer.link
+    before = link._db
+    distant.settlement.sql = [("SELECT pg_sleep(2)", ())]
+    assert await distant.settled() == [True]
+    assert distant.proxy.connects > connects, "the server was asked"
+    assert link._db is before
+
+
+# --- broken twins
+
+
+@pytest.mark.parametrize("name", ["_SETTLE", "_SETTLE_MORE"])
+async def test_a_batch_that_is_settled_again_without_the_fence_writes_twice(
+    name: str, distant: Distant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = getattr(postgres_settle, name).replace(" AND m.fence = g.fence AND m.state + 0 = 5", "")
+    assert broken != getattr(postgres_settle, name)
+    monkeypatch.setattr(postgres_settle, name, broken)
+    if name == "_SETTLE_MORE":
+        distant.settlement.answer = Answer(200, b"1")
+    distant.proxy.lose_answer(distant.statements.commits("SAVEPOINT deferred"))
+    await distant.settled()
+    assert await distant.count("effect") == 2
+
+
+async def test_sql_that_runs_whoever_settled_it_writes_twice(distant: Distant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres_deferred, "_due", lambda _turn, one: bool(one.sql))
+    distant.proxy.lose_answer(distant.statements.commits("SAVEPOINT deferred"))
+    await distant.settled()
+    assert await distant.count("effect") == 2
+
+
+async def test_a_put_that_is_repeated_under_a_new_id_is_there_twice(
+    distant: Distant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transact = Writer._transact
+
+    async def forgetful(self: Writer, db: Db, asks: list[Ask], *, again: bool) -> Turn:
+        for ask in asks if again else ():
+            ask.messages = [replace(one, id=new_id()) for one in ask.messages]
+        return await transact(self, db, asks, again=again)
+
+    monkeypatch.setattr(Writer, "_transact", forgetful)
+    distant.proxy.lose_answer(distant.statements.runs('INSERT INTO "ringpost".letter'))
+    await distant.store.put([message()])
+    assert await distant.count("ringpost.letter") == 3
+
+
+async def test_without_giving_back_a_lost_claim_holds_what_nobody_knows_of(
+    distant: Distant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def keep(self: Writer, turn: Turn, asks: list[Ask]) -> None:
+        """Give nothing back."""
+
+    monkeypatch.setattr(Writer, "_give_back", keep)
+    await distant.store.put([message() for _ in range(4)])
+    distant.proxy.lose_answer(distant.statements.runs("ORDER BY k.priority, k.seq"))
+    await distant.store.claim({QUEUE: 2}, HOLDER, LEASE_S)
+    assert await distant.count("ringpost.message WHERE state = 5") == 5
+
+
+async def test_without_a_new_connection_it_is_stuck(distant: Distant, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def once(self: Link, until_s: float) -> Db:
+        if self.lost:
+            await asyncio.sleep(0.1)  # else it would ask a dead connection without a pause
+        if self._db is None:
+            self._db = await self._connected()
+        return self._db
+
+    with monkeypatch.context() as twin:
+        twin.setattr(Link, "get", once)
+        distant.proxy.reset()
+        assert await distant.is_stuck(distant.settled(), twin)
+
+
+@pytest.mark.usefixtures("doubtful")
+async def test_without_the_vigil_it_waits_for_what_never_comes(
+    distant: Distant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as twin:
+        twin.setattr(Vigil, "_doubt", _nothing)
+        distant.proxy.black_hole()
+        assert await distant.is_stuck(distant.settled(), twin)
+
+
+async def test_without_the_end_of_lost_sessions_it_waits_for_their_locks(
+    distant: Distant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as twin:
+        twin.setattr(postgres_session, "end", _nothing)
+        distant.proxy.requests.cut(at=b"COMMIT", how="half open")
+        assert await distant.is_stuck(distant.settled(), twin)
+
+
+async def _nothing(*_arguments: object) -> None: ...

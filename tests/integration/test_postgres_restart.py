@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from servers.postgres import RealPostgres
+from written_rows import a_load
 
 from ringpost.contract.errors import StoreError
 from ringpost.core.message import Message, Settlement, State
@@ -109,6 +110,18 @@ async def test_it_goes_on_after_a_restart(how: signal.Signals, own_postgres: Rea
     states = Counter(record and record.state for record in records)
     assert states == {State.SUCCEEDED: len(load.receipted)}, "what was acknowledged is there, and has ended"
     assert set(load.handled.values()) == {1}, "and was claimed once: what a lost answer claimed was given back unseen"
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=lambda how: how.name)
+async def test_what_handlers_write_is_there_once_after_a_restart(
+    how: signal.Signals, own_postgres: RealPostgres
+) -> None:
+    async with a_load(own_postgres, own_postgres.url, 2.0) as load:
+        await asyncio.to_thread(own_postgres.end, how)
+        await asyncio.to_thread(own_postgres.relaunch)
+        print(f"went on within {await load.goes_on(RESUMED_S):.1f} s")
+        counted = await load.ended()
+    assert counted.faults == []
 
 
 async def test_a_replica_is_refused(own_postgres: RealPostgres) -> None:

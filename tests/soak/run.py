@@ -9,6 +9,8 @@ kill    kill -9 senders and receivers in so many cycles; --store URL and --scrip
 books   the same where handlers write in their transactions, on SQLite and on PostgreSQL, or on --store URL alone
 steps   kill -9 at each step of a handler's transaction, and so many pairs with one in the recovery, on both stores
 forward kill -9 a sender and a receiver with a store each, so often, at points on the way from one to the other
+cuts    break connections between services and PostgreSQL so often, in every way, and lose answers
+restart end a PostgreSQL server under load so often, by INT and KILL
 
 Each prints its seed and how far it is. What is wrong is printed with the command that does it again.
 """
@@ -17,6 +19,7 @@ import argparse
 import asyncio
 import logging
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -27,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
 
+from cutting import a_cutting
 from damage import cut_off, flipped, look_at, sound_store
 from errors import ERRORS, lived_with
 from far_lives import two_towns
@@ -38,10 +42,12 @@ from scene import a_scene
 from servers.postgres import RealPostgres
 from surveys import a_folder, lived, small_steps, survey
 from test_fsync_before_receipt import sent
+from written_rows import a_load
 
 LEASE_S = 2.0
 POWER_CUTS_A_LIFE = 2_000
 BOOKS = Path(__file__).parents[1] / "integration" / "ledger.py"
+BREAKS_A_LIFE = 25
 KILLS_A_LIFE = 4  # a message that was lost with five workers is given up
 
 
@@ -158,10 +164,16 @@ async def _stores(asked: Asked) -> AsyncIterator[str | None]:
         yield asked.store
         return
     yield None
+    async for server in _server():
+        yield server.url(server.new_database())
+
+
+async def _server() -> AsyncIterator[RealPostgres]:
+    """Give a server of our own, once."""
     server = await asyncio.to_thread(RealPostgres, fsync=True)
     await asyncio.to_thread(server.start)
     try:
-        yield server.url(server.new_database())
+        yield server
     finally:
         await asyncio.to_thread(server.stop)
 
@@ -193,6 +205,35 @@ async def forward(asked: Asked) -> list[str]:
             return await towns.faults()
 
 
+async def cuts(asked: Asked) -> list[str]:
+    chance, wrong = random.Random(asked.seed), list[str]()
+    async for server in _server():
+        for first in range(0, asked.times, BREAKS_A_LIFE):
+            async with a_cutting(server) as cutting:
+                for number in range(first, min(first + BREAKS_A_LIFE, asked.times)):
+                    what = await cutting.broken_by_chance(chance)
+                    told(f"{number + 1} of {asked.times}: {what}; went on within {await cutting.load.goes_on():.1f} s")
+                counted = await cutting.load.ended()
+            told(f"{counted.sent} receipts, {len(counted.faults)} kinds of fault")
+            wrong += counted.faults
+    return wrong
+
+
+async def restart(asked: Asked) -> list[str]:
+    chance = random.Random(asked.seed)
+    async for server in _server():
+        async with a_load(server, server.url, LEASE_S) as load:
+            for number in range(1, asked.times + 1):
+                how = chance.choice([signal.SIGINT, signal.SIGKILL])
+                await asyncio.to_thread(server.end, how)
+                await asyncio.to_thread(server.relaunch)
+                told(f"{number} of {asked.times}: {how.name}; went on within {await load.goes_on():.1f} s")
+            counted = await load.ended()
+        told(f"{counted.sent} receipts")
+        return counted.faults
+    raise AssertionError("there is always a server")
+
+
 SOAKS: dict[str, tuple[Callable[[Asked], Awaitable[list[str]]], int]] = {
     "power": (power, 20_000),
     "sync": (sync, 100_000),
@@ -203,6 +244,8 @@ SOAKS: dict[str, tuple[Callable[[Asked], Awaitable[list[str]]], int]] = {
     "books": (books, 500),
     "steps": (steps, 2_000),
     "forward": (forward, 100),
+    "cuts": (cuts, 500),
+    "restart": (restart, 100),
 }
 
 

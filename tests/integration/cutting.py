@@ -15,7 +15,7 @@ _ENDS: list[End] = ["reset", "close", "silence"]
 
 
 class Cutting:
-    """A load whose way to the server leads through a proxy. `commits`: the requests that commit, by what they commit."""
+    """A load whose way to the server leads through a proxy. `commits`: the requests that commit, by what they do."""
 
     def __init__(self, proxy: TcpProxy, commits: dict[str, Asked], load: Load) -> None:
         self.proxy = proxy

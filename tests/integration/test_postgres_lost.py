@@ -17,6 +17,7 @@ from ringpost.store import postgres_deferred, postgres_session, postgres_settle,
 from ringpost.store.postgres import PostgresStore
 from ringpost.store.postgres_db import Db
 from ringpost.store.postgres_link import Link
+from ringpost.store.postgres_transaction import CONNECTIONS_MAX
 from ringpost.store.postgres_turn import Turn
 from ringpost.store.postgres_vigil import Vigil
 from ringpost.store.postgres_writer import Ask, Writer
@@ -151,6 +152,15 @@ async def test_a_commit_that_never_arrives(how: End, distant: Distant) -> None:
 async def test_a_connection_that_leads_nowhere(distant: Distant) -> None:
     distant.proxy.black_hole()
     assert await distant.settled() == [True]
+
+
+async def test_a_store_with_many_connections_that_lead_nowhere_is_closed_at_once(distant: Distant) -> None:
+    transactions = [distant.store.begin(lambda: "") for _ in range(CONNECTIONS_MAX)]
+    await asyncio.gather(*(one.lock() for one in transactions))
+    await asyncio.gather(*(one.rollback() for one in transactions))
+    distant.proxy.black_hole()
+    async with asyncio.timeout(ANSWERED_S):  # one after the other, 2 s each, they would take more than three times that
+        await distant.store.close()
 
 
 @pytest.mark.usefixtures("doubtful")

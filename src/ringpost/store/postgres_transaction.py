@@ -78,8 +78,7 @@ class Pool:
         for task in self._mending:
             task.cancel()
         idle, self._idle = self._idle, []
-        for link in idle:
-            await link.close()
+        await asyncio.gather(*(link.close() for link in idle))  # at once: each may have to be waited for
 
 
 class PostgresTransaction:

@@ -220,6 +220,70 @@ def test_publish_delivers_to_the_subscriptions_of_the_store(path: Path) -> None:
     assert ran("subscriptions", "list").stdout == "Nobody subscribes to an event here.\n"
 
 
+EVENT, LATE = "shop.ordered_something", "mail.on.shop.ordered_something"
+
+
+def change_subscription(path: Path, change: Callable[[notes.Subscription], notes.Subscription]) -> None:
+    async def work(store: Store) -> None:
+        (note,) = await store.notes(notes.subscription(EVENT, LATE))
+        await store.note_put(Note(note.name, notes.encode(change(notes.decode_subscription(note.value)))))
+
+    with_store(path, work)
+
+
+@pytest.fixture
+def suspended(path: Path) -> Path:
+    """A subscription that is suspended."""
+
+    async def subscribe(store: Store) -> None:
+        name = notes.subscription(EVENT, LATE)
+        await store.note_put(Note(name, notes.encode(notes.Subscription("mail", 1, 1, suspended=True))))
+
+    with_store(path, subscribe)
+    return path
+
+
+def publish(path: Path, *bodies: bytes, log_s: int) -> None:
+    async def work(store: Store) -> None:
+        await store.put([Message(new_id(), "", body, event=EVENT, log_s=log_s) for body in bodies])
+
+    with_store(path, work)
+
+
+def bodies(path: Path) -> list[bytes]:
+    async def work(store: Store) -> list[bytes]:
+        return [one.body for one in (await store.claim({LATE: 10}, 1, 30.0)).deliveries]
+
+    return with_store(path, work)
+
+
+def test_what_a_suspended_subscription_missed_is_refilled_in_order_and_before_what_comes(suspended: Path) -> None:
+    publish(suspended, b"1", b"2", b"3", log_s=3600)
+    assert "missed 3 since" in (shown := ran("subscriptions", "list").stdout) and "refill gives it" in shown
+    early = ran("subscriptions", "refill", EVENT, LATE)
+    assert early.exit_code == 0
+    assert "its service isn't back yet" in early.stdout
+    publish(suspended, b"4", log_s=3600)  # it waits for its place behind the others
+    assert bodies(suspended) == []
+    change_subscription(suspended, lambda one: msgspec.structs.replace(one, suspended=False))
+    assert "catching up" in ran("subscriptions", "list").stdout
+    told = json.loads(ran("subscriptions", "refill", EVENT, LATE, "--json").stdout)
+    assert (told["given"], told["ends"]) == (4, True)
+    assert bodies(suspended) == [b"1", b"2", b"3", b"4"]
+    again = ran("subscriptions", "refill", EVENT, LATE)
+    assert again.exit_code == 2
+    assert "missed nothing" in again.stderr
+
+
+def test_what_no_log_has_is_lost_and_that_is_said(suspended: Path) -> None:
+    publish(suspended, b"1", log_s=0)
+    assert ": lost" in ran("subscriptions", "list").stdout
+    refused = ran("subscriptions", "refill", EVENT, LATE)
+    assert refused.exit_code == 2
+    assert "they are lost" in refused.stderr
+    assert "doesn't subscribe" in ran("subscriptions", "refill", EVENT, "mail").stderr
+
+
 # --- tickets
 
 

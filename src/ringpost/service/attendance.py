@@ -69,9 +69,11 @@ class Attendance:
 
 def _warn_of_gap(name: str, before: notes.Subscription) -> None:
     event, queue = notes.subscribed(name)
+    fate = f"in its log: `ringpost subscriptions refill {event} {queue}`" if before.gap_at else "lost to it"
     _LOG.warning(
-        "%s was suspended and gets %s again; %d that were published meanwhile are lost to it",
+        "%s was suspended and gets %s again; %d that were published meanwhile are %s",
         queue,
         event,
         before.gap_count,
+        fate,
     )

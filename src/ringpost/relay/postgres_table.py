@@ -12,14 +12,14 @@ from ringpost.contract.errors import UsageError
 from ringpost.relay import table
 from ringpost.relay.port import BYTES_MAX, FORMS, ROWS_MAX, TROUBLE_MAX, Aside, TableAway, Waiting
 from ringpost.relay.row import Row
+from ringpost.relay.table import COLUMNS, WAITING
 from ringpost.store.postgres_db import Driver, is_lost, open_driver
 
 CONNECT_S = 5.0
 STATEMENT_S = 20.0
-_COLUMNS = "seq, id, target, sent_ms, terms, headers, body, offered_ms"
 _NEXT = (
-    f"SELECT {_COLUMNS} FROM (SELECT {_COLUMNS}, sum(length(body)) OVER (ORDER BY seq) - length(body) AS before"
-    f" FROM (SELECT {_COLUMNS} FROM ringpost_outbox WHERE seq > $1 AND trouble IS NULL AND target <> ALL ($2::text[])"
+    f"SELECT {COLUMNS} FROM (SELECT {COLUMNS}, sum(length(body)) OVER (ORDER BY seq) - length(body) AS before"
+    f" FROM (SELECT {COLUMNS} FROM ringpost_outbox WHERE seq > $1 AND trouble IS NULL AND target <> ALL ($2::text[])"
     " ORDER BY seq LIMIT $3) AS next) AS measured WHERE before < $4 ORDER BY seq"
 )
 _ROWS = "(SELECT * FROM unnest({}::bigint[], {}::text[]))"
@@ -28,10 +28,6 @@ _OFFER = (
     f"UPDATE ringpost_outbox SET offered_ms = $3 WHERE offered_ms IS NULL AND (seq, id) IN {_ROWS.format('$1', '$2')}"
 )
 _SET_ASIDE = "UPDATE ringpost_outbox SET trouble = $3 WHERE seq = $1 AND id = $2"
-_WAITING = (
-    "SELECT count(*) FILTER (WHERE trouble IS NULL), min(sent_ms) FILTER (WHERE trouble IS NULL), count(trouble)"
-    " FROM ringpost_outbox"
-)
 _ASIDE = "SELECT seq, id, target, sent_ms, trouble FROM ringpost_outbox WHERE trouble IS NOT NULL ORDER BY seq LIMIT $1"
 
 # What a session may have left unsynced is on the disk after the next commit that waits for it.
@@ -77,7 +73,7 @@ class PostgresTable:
 
     async def waiting(self) -> Waiting:
         async def work(driver: Driver) -> Waiting:
-            return Waiting(*(await driver.fetch(_WAITING))[0])
+            return Waiting(*(await driver.fetch(WAITING))[0])
 
         return await self._run(work)
 

@@ -16,23 +16,19 @@ from ringpost.contract.errors import UsageError
 from ringpost.relay import table
 from ringpost.relay.port import BYTES_MAX, FORMS, ROWS_MAX, TROUBLE_MAX, Aside, TableAway, Waiting
 from ringpost.relay.row import Row
+from ringpost.relay.table import COLUMNS, WAITING
 from ringpost.store.sqlite_url import file_of, is_file
 
 BUSY_S = 5.0
-_COLUMNS = "seq, id, target, sent_ms, terms, headers, body, offered_ms"
 _NEXT = (
-    f"SELECT {_COLUMNS} FROM (SELECT {_COLUMNS}, sum(length(body)) OVER (ORDER BY seq) - length(body) AS before"
-    f" FROM (SELECT {_COLUMNS} FROM ringpost_outbox WHERE seq > ?1 AND trouble IS NULL"
+    f"SELECT {COLUMNS} FROM (SELECT {COLUMNS}, sum(length(body)) OVER (ORDER BY seq) - length(body) AS before"
+    f" FROM (SELECT {COLUMNS} FROM ringpost_outbox WHERE seq > ?1 AND trouble IS NULL"
     " AND target NOT IN (SELECT value FROM json_each(?2)) ORDER BY seq LIMIT ?3)) WHERE before < ?4 ORDER BY seq"
 )
 _IS_STORE = "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'ringpost_message')"
 _DELETE = "DELETE FROM ringpost_outbox WHERE seq = ? AND id = ?"
 _OFFER = "UPDATE ringpost_outbox SET offered_ms = ? WHERE seq = ? AND id = ? AND offered_ms IS NULL"
 _SET_ASIDE = "UPDATE ringpost_outbox SET trouble = ? WHERE seq = ?"
-_WAITING = (
-    "SELECT count(*) FILTER (WHERE trouble IS NULL), min(sent_ms) FILTER (WHERE trouble IS NULL), count(trouble)"
-    " FROM ringpost_outbox"
-)
 _ASIDE = "SELECT seq, id, target, sent_ms, trouble FROM ringpost_outbox WHERE trouble IS NOT NULL ORDER BY seq LIMIT ?"
 
 Found = TypeVar("Found")
@@ -63,7 +59,7 @@ class SqliteTable:
         await self._run(mark)
 
     async def waiting(self) -> Waiting:
-        return await self._run(lambda db: Waiting(*db.execute(_WAITING).fetchone()))
+        return await self._run(lambda db: Waiting(*db.execute(WAITING).fetchone()))
 
     async def aside(self, limit: int) -> list[Aside]:
         return await self._run(lambda db: [Aside(*row) for row in db.execute(_ASIDE, (limit,)).fetchall()])

@@ -14,7 +14,12 @@ from ringpost.store.lent import Dialect
 NAME = "ringpost_outbox"
 ROWS_MAX = 100  # of one statement
 HOW_TO_MAKE = "make it with what `ringpost outbox ddl` prints, or with `ringpost outbox create`"
-_COLUMNS = ("id", "target", "sent_ms", "terms", "headers", "body")
+COLUMNS = "seq, id, target, sent_ms, terms, headers, body, offered_ms"  # of a Row
+WAITING = (
+    "SELECT count(*) FILTER (WHERE trouble IS NULL), min(sent_ms) FILTER (WHERE trouble IS NULL), count(trouble)"
+    " FROM ringpost_outbox"
+)
+_WRITTEN = ("id", "target", "sent_ms", "terms", "headers", "body")
 
 _DDL: Mapping[Dialect, str] = MappingProxyType(
     {
@@ -63,7 +68,7 @@ def inserts(dialect: Dialect, rows: Sequence[Row]) -> Iterator[tuple[str, list[o
 
 
 def _insert(dialect: Dialect, count: int) -> str:
-    width = len(_COLUMNS)
+    width = len(_WRITTEN)
     marks = ["?"] * (count * width) if dialect == "sqlite" else [f"${at + 1}" for at in range(count * width)]
     rows = ", ".join(f"({', '.join(marks[at : at + width])})" for at in range(0, len(marks), width))
-    return f"INSERT INTO {NAME} ({', '.join(_COLUMNS)}) VALUES {rows}"
+    return f"INSERT INTO {NAME} ({', '.join(_WRITTEN)}) VALUES {rows}"

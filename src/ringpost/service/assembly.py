@@ -31,9 +31,7 @@ class Assembly(Struct, frozen=True):
     parameters: dict[str, tuple[Parameter, ...]]  # by queue, beside the request
     sources: dict[str, Sources]
     transacting: set[str]  # queues whose handlers, or what they are provided with, take a Transaction
-    lenders: dict[
-        str, Lender
-    ]  # by queue, of handlers that take a session, themselves or by what they are provided with
+    lenders: dict[str, Lender]  # by queue, of handlers that take a session, or are provided with what does
 
     def thread_count(self) -> int:
         """Say how many `def` handlers may run at once."""

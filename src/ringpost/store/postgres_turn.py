@@ -89,9 +89,8 @@ class Turn:
         self.rang: set[str] = set()  # queues with something new to claim
         self.touched: set[bytes] = set()  # ids that changed
         self.missed: Missed = {}
-        self.settled_before: set[tuple[int, int]] = (
-            set()
-        )  # row, fence: settled by that try, with all that belongs to it
+        # Row and fence of what the try before has settled, with all that belongs to it.
+        self.settled_before: set[tuple[int, int]] = set()
         self._queue_notes: dict[str, notes.Queue] = {}
         self._locked: set[int] = set()
 

@@ -3,14 +3,13 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 from postgres_stores import PostgresStores
-from servers.postgres import RealPostgres
 
 from ringpost.contract.errors import UsageError
 from ringpost.core import notes
@@ -53,13 +52,6 @@ async def handled(store: Store) -> list[bytes]:
             return done
         done += [one.body for one in claimed.deliveries]
         settlements = [Settlement(one, State.SUCCEEDED) for one in claimed.deliveries]
-
-
-@pytest.fixture(scope="module")
-def stores(fast_postgres: RealPostgres) -> Iterator[PostgresStores]:
-    made = PostgresStores(fast_postgres)
-    yield made
-    made.close()
 
 
 @pytest.fixture

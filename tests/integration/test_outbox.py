@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,13 +54,6 @@ class User:
 class Mail(Contract):
     welcome = Operation(User)
     joined = Event(User)
-
-
-@pytest.fixture(scope="module")
-def stores(fast_postgres: RealPostgres) -> Iterator[PostgresStores]:
-    made = PostgresStores(fast_postgres)
-    yield made
-    made.close()
 
 
 @pytest.fixture(autouse=True)

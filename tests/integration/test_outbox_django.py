@@ -4,13 +4,11 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
 import pytest
 from postgres_stores import PostgresStores
-from servers.postgres import RealPostgres
 
 from ringpost.settings import Settings
 
@@ -37,13 +35,6 @@ async def main():
         await client.ticket(Mail.confirm, id).result()
 asyncio.run(main())
 """
-
-
-@pytest.fixture(scope="module")
-def stores(fast_postgres: RealPostgres) -> Iterator[PostgresStores]:
-    made = PostgresStores(fast_postgres)
-    yield made
-    made.close()
 
 
 class Project:

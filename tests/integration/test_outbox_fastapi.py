@@ -1,7 +1,6 @@
 """The example of the outbox: FastAPI and SQLAlchemy on PostgreSQL, and the service that its messages reach."""
 
 import asyncio
-from collections.abc import Iterator
 
 import asyncpg
 import httpx
@@ -10,19 +9,11 @@ import pytest
 from fastapi import FastAPI
 from orders_api import Mail
 from postgres_stores import PostgresStores
-from servers.postgres import RealPostgres
 
 from ringpost import Client, Sender, serve
 from ringpost.settings import Settings
 
 GUARD_S = 60
-
-
-@pytest.fixture(scope="module")
-def stores(fast_postgres: RealPostgres) -> Iterator[PostgresStores]:
-    made = PostgresStores(fast_postgres)
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -19,11 +19,13 @@ from servers.postgres import RealPostgres
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from ringpost import Client, Contract, Event, Operation, blocking
+from ringpost import Client, Contract, Event, Operation, UsageError, blocking
+from ringpost.core import notes
 from ringpost.core.message import Kind, Record
+from ringpost.relay.port import table_for
 from ringpost.relay.relay import Relay
 from ringpost.settings import Settings
-from ringpost.store.port import Filter
+from ringpost.store.port import Filter, Note
 from ringpost.store.sqlite import SqliteStore
 
 SETTINGS = Settings(durability="buffered")
@@ -125,14 +127,6 @@ SQLITE_WAYS: list[Way] = [by_sqlite3, by_aiosqlite, by_session, by_async_session
 POSTGRES_WAYS: list[Way] = [by_asyncpg, by_psycopg, by_session, by_async_session]
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-async def business(request: pytest.FixtureRequest, tmp_path: Path) -> Business:
-    if request.param == "sqlite":
-        return await Business(f"sqlite:///{tmp_path}/shop.db").prepare()
-    server: RealPostgres = request.getfixturevalue("fast_postgres")
-    return await Business(server.url(server.new_database())).prepare()
-
-
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
     made = SqliteStore(tmp_path / "ringpost.db", SETTINGS)
@@ -179,3 +173,67 @@ async def sent_and_relayed(way: Way, commit: bool, business: Business, store: Sq
     expected = [(id.replace("-", ""), b'{"name":"Ada"}')] if commit else []
     assert [(one.id.hex(), one.body) for one in claimed.deliveries] == expected
     assert await business.count("ringpost_outbox") == 0
+
+
+# --- an event with a log
+
+
+class Logged(Contract):
+    told = Event(User, keep=3600)
+
+
+async def test_an_event_with_a_log_is_logged_by_the_relay_too(on_file: Business, store: SqliteStore) -> None:
+    name = notes.subscription(Logged.told.full_name, "late")
+    async with aiosqlite.connect(path_of(on_file.url)) as connection, Client() as client:
+        await client.outbox(connection).publish(Logged.told, User("Ada"))
+        await connection.commit()
+    await relayed(on_file, store)
+    await store.note_put(Note(name, notes.encode(notes.Subscription("late", 1, 1, behind=True))))
+    assert (await store.catch_up(Logged.told.full_name, "late")).given == 1
+
+
+# --- the store's own file is refused: two SQLite libraries in one process would drop each other's locks
+
+
+@pytest.fixture(params=["path", "symlink", "hard link"])
+def own_file(request: pytest.FixtureRequest, tmp_path: Path, store: SqliteStore) -> str:
+    """Give the URL of the store's file, by whichever name."""
+    path, other = tmp_path / "ringpost.db", tmp_path / "other.db"
+    if request.param == "symlink":
+        other.symlink_to(path)
+    elif request.param == "hard link":
+        other.hardlink_to(path)
+    return f"sqlite:///{path if request.param == 'path' else other}"
+
+
+async def test_a_relay_refuses_the_store_s_file(own_file: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the file of a store"):
+        table_for(own_file, f"sqlite:///{tmp_path}/ringpost.db")
+
+
+async def test_a_relay_that_is_told_of_no_store_knows_its_file_by_its_tables(tmp_path: Path) -> None:
+    closed = SqliteStore(tmp_path / "another.db", SETTINGS)
+    await closed.open(create=True)
+    await closed.close()
+    table = table_for(f"sqlite:///{tmp_path}/another.db", None)
+    with pytest.raises(UsageError, match="the file of a store"):
+        await table.make()
+    await table.close()
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["its client's store", "any store"])
+def test_a_session_on_a_store_s_file_is_refused_before_it_writes(told: bool, tmp_path: Path) -> None:
+    asyncio.run(_made(tmp_path / "ringpost.db"))  # closed again: a store that is open would be harmed by this very test
+    (tmp_path / "other.db").symlink_to(tmp_path / "ringpost.db")
+    url = f"sqlite:///{tmp_path}/ringpost.db" if told else None
+    with contextlib.closing(sqlite3.connect(tmp_path / "other.db")) as connection, blocking.Client(store=url) as client:
+        for use in (lambda box: box.send(Mail.welcome, User("Ada")), lambda box: box.create_table()):
+            with pytest.raises(UsageError, match="the file of a store"):
+                use(client.outbox(connection))
+        assert not connection.in_transaction
+
+
+async def _made(path: Path) -> None:
+    store = SqliteStore(path, SETTINGS)
+    await store.open(create=True)
+    await store.close()

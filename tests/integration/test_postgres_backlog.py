@@ -10,7 +10,6 @@ import asyncpg
 import pytest
 from msgspec import Struct
 from postgres_stores import PostgresStores
-from servers.postgres import RealPostgres
 
 from ringpost.core import ids
 from ringpost.core.message import Answer, Cause, Delivery, Failure, Message, Settlement, State
@@ -81,13 +80,6 @@ PARTS = [
     Part(40_000, State.SUCCEEDED, purge="now + 3600000"),
     Part(5_000, State.DEAD, purge="now + 3600000"),
 ]
-
-
-@pytest.fixture(scope="module")
-def stores(fast_postgres: RealPostgres) -> Iterator[PostgresStores]:
-    made = PostgresStores(fast_postgres)
-    yield made
-    made.close()
 
 
 class Looking:

@@ -2,12 +2,11 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
 from postgres_stores import PostgresStores
-from servers.postgres import RealPostgres
 
 from ringpost.core.message import Answer, Delivery, Message, Settlement, State
 from ringpost.settings import Settings
@@ -30,13 +29,6 @@ from ringpost.testing.conformance.suite import LEASE_S, LOST_S, QUEUE, lined, me
 
 SETTINGS = Settings(durability="buffered")
 COUNT = 600
-
-
-@pytest.fixture(scope="module")
-def stores(fast_postgres: RealPostgres) -> Iterator[PostgresStores]:
-    made = PostgresStores(fast_postgres)
-    yield made
-    made.close()
 
 
 @pytest.fixture

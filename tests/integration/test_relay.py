@@ -47,19 +47,6 @@ class Mail(Contract):
     joined = Event(User)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-async def business(request: pytest.FixtureRequest, tmp_path: Path) -> Business:
-    if request.param == "sqlite":
-        return await Business(f"sqlite:///{tmp_path}/shop.db").prepare()
-    server: RealPostgres = request.getfixturevalue("fast_postgres")
-    return await Business(server.url(server.new_database())).prepare()
-
-
-@pytest.fixture
-async def on_file(tmp_path: Path) -> Business:
-    return await Business(f"sqlite:///{tmp_path}/shop.db").prepare()
-
-
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
     made = SqliteStore(tmp_path / "ringpost.db", SETTINGS)

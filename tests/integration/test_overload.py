@@ -18,6 +18,7 @@ from ringpost.core.maintenance import Window
 from ringpost.http.door import Door
 from ringpost.http.ports import bind
 from ringpost.http.site import Site
+from ringpost.service import slots
 from ringpost.service.schedule import wall_ms
 from ringpost.settings import Settings
 from ringpost.store.port import Filter, Note
@@ -119,6 +120,13 @@ def slots_of(site: Site) -> Any:
     return site.host.entrance("shop_overload.buy")
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let calls stand in the queue for as long as the test takes to look, however slow the machine is."""
+    monkeypatch.setattr(slots, "WAIT_S_MAX", GUARD_S)
+
+
+@pytest.mark.usefixtures("patient")
 async def test_ten_times_too_much_is_turned_away_at_once_and_costs_no_task(monkeypatch: pytest.MonkeyPatch) -> None:
     held = Held(concurrency=4, call_queue=2, limiter="fixed")
     seen: list[str] = []
@@ -152,6 +160,7 @@ async def test_ten_times_too_much_is_turned_away_at_once_and_costs_no_task(monke
             peer.close()
 
 
+@pytest.mark.usefixtures("patient")
 async def test_the_higher_priority_finds_room_where_the_lower_is_told_at_once_that_there_is_none() -> None:
     held = Held(concurrency=6, limiter="fixed")
     async with serving([held.service]) as (site, port):
@@ -197,17 +206,18 @@ async def test_who_would_come_too_late_from_its_place_is_told_before_it_has_wait
         hopeless.close()
 
 
+@pytest.mark.usefixtures("patient")
 async def test_messages_yield_to_a_call_that_waits() -> None:
     held = Held(concurrency=2, limiter="fixed")
     async with serving([held.service], store="memory:") as (site, port):
-        slots, client = slots_of(site), site.client()
-        slots.limiter = Fixed(1)  # so one slot stays free, and messages may have it
-        slots.limited()
+        gate, client = slots_of(site), site.client()
+        gate.limiter = Fixed(1)  # so one slot stays free, and messages may have it
+        gate.limited()
         running, waiting = await Peer.at(port), await Peer.at(port)
         running.post("running")
         await until(lambda: held.begun)
         waiting.post("waiting")
-        await until(lambda: slots.waiting == 1)
+        await until(lambda: gate.waiting == 1)
         await client.send(Shop.buy, "message")
         await client.send(Shop.note, "looked")  # of the same worker
         await until(lambda: held.noted)

@@ -63,7 +63,7 @@ class Relay:
                     pause_s = min(pause_s * 2, _PAUSE_S_MAX)
                     continue
                 pause_s = _PAUSE_S_FIRST
-                self._telling.progress(self.relayed, self._waiting, self._now_ms())
+                self._telling.goes_on()
                 if idle:
                     await asyncio.sleep(POLL_S)
         finally:
@@ -104,6 +104,7 @@ class Relay:
             return False
         try:
             self._waiting = await self._table.waiting()
+            self._telling.progress(self.relayed, self._waiting, self._now_ms())
         except TableAway as error:
             self._telling.trouble(error)
         note = Note(self._note, self._said(), lease_s=self._lease_s)

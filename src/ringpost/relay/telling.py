@@ -22,11 +22,15 @@ class Telling:
         self._told = 0  # of what was relayed
         self.in_the_way = ""  # why it can't go on; empty while it can
 
-    def progress(self, relayed: int, waiting: Waiting, now_ms: int) -> None:
-        """Tell how many were relayed and how many wait, now and then, where there is anything to tell."""
+    def goes_on(self) -> None:
+        """Tell that nothing is in the way any more, if anything was."""
         if self.in_the_way:
             _LOG.info("relaying from %s goes on", self._shown)
             self.in_the_way = ""
+
+    def progress(self, relayed: int, waiting: Waiting, now_ms: int) -> None:
+        """Tell how many were relayed and how many have just been found to wait, now and then, where there is anything
+        to tell."""
         now_s = time.monotonic()
         if now_s < self._next_s:
             return

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 TOML = 'store = "sqlite:///town.db"\nhttp = "127.0.0.1:1"\nlease = 2\n'
@@ -154,6 +156,27 @@ def ran(folder: Path, *arguments: str, **variables: str) -> "subprocess.Complete
         env={**environment(), **variables},
         check=False,
     )
+
+
+@contextmanager
+def watching(folder: Path, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """Run `ringpost` until it is interrupted; it is gone afterwards, interrupted or not.
+
+    A shell lets what it starts in the background ignore interrupts, which is inherited: here they are heard always."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ringpost", *arguments],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def environment() -> dict[str, str]:

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from ringpost.cli.main import ringpost
 
 sys.path.insert(0, str(Path(__file__).parent))
-from cli_town import SERVICES, Town, environment, ran
+from cli_town import SERVICES, Town, environment, ran, watching
 
 
 @pytest.fixture(scope="module")
@@ -251,10 +251,7 @@ def test_queues_count_consumers(here: Town) -> None:
 
 
 def test_queues_watch_goes_on_until_interrupted(here: Town) -> None:
-    command = [sys.executable, "-m", "ringpost", "queues", "--watch", "--interval", "200ms", "--json"]
-    with subprocess.Popen(
-        command, cwd=here.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
-    ) as process:
+    with watching(here.folder, "queues", "--watch", "--interval", "200ms", "--json") as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("[")
         process.send_signal(signal.SIGINT)
@@ -377,14 +374,7 @@ def test_a_lost_tail_is_opened_with_accept_loss_alone(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_watch_says_that_it_goes_on(town: Town) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-m", "ringpost", "send", "jobs.hang", "--watch"],
-        cwd=town.folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(),
-    ) as process:
+    with watching(town.folder, "send", "jobs.hang", "--watch") as process:
         assert process.stderr is not None
         assert process.stderr.readline().startswith("sent jobs.hang as ")
         assert process.stderr.readline()  # it is being watched

@@ -251,7 +251,13 @@ def _sees(connection: Any, cursor: object, sql: str, *more: object) -> None:
 
 
 def _commits(connection: Any) -> None:
-    connection.get_execution_options()[_HANDLING].commits()
+    try:
+        connection.get_execution_options()[_HANDLING].commits()
+    except UsageError:
+        # SQLAlchemy takes the transaction for ended whatever is raised here, and would hand the connection to the next
+        # with everything open that was written: who commits then would commit this.
+        connection.invalidate()
+        raise
 
 
 def _rolled_back(connection: Any) -> None:

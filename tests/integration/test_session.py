@@ -311,6 +311,18 @@ async def test_a_commit_that_was_refused_and_swallowed_commits_nothing(url: str,
     assert (await names(url), HEARD) == ([], [])
 
 
+@pytest.mark.parametrize("how", ["commit", "connection"])
+async def test_the_next_handling_commits_nothing_of_one_whose_commit_was_refused(
+    url: str, engine: AsyncEngine, how: str
+) -> None:
+    async with town(url, engine) as client:
+        with pytest.raises(OperationFailed):
+            await client.call(Bank.pay, Pay("a", how))
+        assert await client.call(Bank.pay, Pay("b")) == 1  # on the same connection, if it is there still
+    assert await names(url) == ["b"]
+    assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
 async def test_a_part_is_undone_by_a_savepoint_and_all_of_it_by_a_roll_back(url: str, engine: AsyncEngine) -> None:
     async with town(url, engine) as client:
         assert await client.call(Bank.pay, Pay("a", "savepoint")) == 1

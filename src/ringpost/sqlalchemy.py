@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
 try:
-    from sqlalchemy import event
+    from sqlalchemy import event, text
     from sqlalchemy.exc import DBAPIError
     from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 except ModuleNotFoundError as missing:
@@ -26,6 +26,7 @@ from ringpost.contract.errors import StateError, StoreError, UsageError
 from ringpost.contract.vocabulary import Provider
 from ringpost.core.message import Message, Settlement
 from ringpost.service.context import Context
+from ringpost.service.dry_run import DryRun
 from ringpost.service.lender import Lender
 from ringpost.store import postgres_statement
 from ringpost.store.port import Joining
@@ -36,6 +37,7 @@ DRIVERS = ("asyncpg", "psycopg")
 
 _ENGINES_MAX = 16
 _HANDLING = "ringpost_handling"  # the execution option by which a connection knows whose it is
+_LOOK = text("SET CONSTRAINTS ALL IMMEDIATE")  # as a commit looks at them
 _LOG = logging.getLogger("ringpost.service")
 
 Bind = AsyncEngine | async_sessionmaker[Any]
@@ -76,7 +78,7 @@ class _Sessions(Lender):
         return f"ringpost.sqlalchemy.session({self._engine.url.render_as_string(hide_password=True)})"
 
     def __call__(self, ctx: Context) -> object:
-        handling = _Handling(cast(Joining, ctx._store()))  # it was looked at when the service started
+        handling = _Handling(cast(Joining, ctx._store()), ctx._means.dry)  # it was looked at when the service started
         # An engine that shares the pool, and whose connections know their handling.
         made: AsyncSession = self._maker(bind=self._engine.execution_options(**{_HANDLING: handling}))
         handling.session = made
@@ -128,12 +130,13 @@ class _SessionsOfResource(Lender):
 class _Handling:
     """A session as a handling's transaction: see `HandlingTransaction`."""
 
-    __slots__ = ("_phase", "_store", "_wrote", "session")
+    __slots__ = ("_dry", "_phase", "_store", "_wrote", "session")
 
     session: AsyncSession
 
-    def __init__(self, store: Joining) -> None:
+    def __init__(self, store: Joining, dry: DryRun | None) -> None:
         self._store = store
+        self._dry = dry
         self._phase: Literal["open", "over", "committing"] = "open"
         self._wrote = False
 
@@ -151,9 +154,13 @@ class _Handling:
         self._phase = "over"
 
     async def _commit(self, settlement: Settlement | None, staged: Sequence[Message] = ()) -> bool:
-        self._phase = "committing"
+        self._phase = "committing" if self._dry is None else "open"  # in which nobody commits, nor does this
         try:
             await self.session.flush()
+            if self._dry is not None:
+                await self.session.execute(_LOOK)
+                self._dry.capture(staged)  # by a call: a message's are in its settlement
+                return True
             if settlement is None and not staged:  # a call that tells nobody
                 await self.session.commit()
                 return True

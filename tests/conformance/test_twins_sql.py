@@ -74,6 +74,20 @@ def has_no_authorizer(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(sqlite_guard.Guard, "_authorize", lambda *given: 0)
 
 
+def commits_a_rehearsal(patch: pytest.MonkeyPatch) -> None:
+    async def committed(self: SqliteTransaction, sql: Sequence[Statement] = ()) -> None:
+        await self.commit(None, (), sql)
+
+    patch.setattr(SqliteTransaction, "rehearse", committed)
+
+
+def rehearses_nothing(patch: pytest.MonkeyPatch) -> None:
+    async def undone(self: SqliteTransaction, sql: Sequence[Statement] = ()) -> None:
+        await self.rollback()
+
+    patch.setattr(SqliteTransaction, "rehearse", undone)
+
+
 def claims_to_have_sql_no_more(patch: pytest.MonkeyPatch) -> None:
     """Begins, though it says that it can't."""
     patch.setattr(sqlite, "CAPABILITIES", sqlite.CAPABILITIES - {"sql"})
@@ -86,6 +100,8 @@ TWINS: Sequence[Break] = [
     lets_neighbours_fail,
     settles_what_failed,
     has_no_authorizer,
+    commits_a_rehearsal,
+    rehearses_nothing,
     claims_to_have_sql_no_more,
 ]
 

@@ -30,6 +30,7 @@ from ringpost.core.call import Call, Identity, Sent
 from ringpost.core.idempotency import digest
 from ringpost.core.message import Answer, Delivery, Envelope, Message, Progress
 from ringpost.core.outcome import Stopped
+from ringpost.service.dry_run import DryRun
 from ringpost.service.handler import Handler
 from ringpost.service.schedule import wall_ms
 from ringpost.service.staging import Now, Staging, UsualSends, over, staged
@@ -56,6 +57,7 @@ class Means(Struct, frozen=True, gc=False):
     loop: asyncio.AbstractEventLoop
     usual: UsualSends  # what sends without options come to
     world: World = REAL
+    dry: DryRun | None = None  # of a process that only rehearses
 
 
 @final
@@ -142,8 +144,10 @@ class Context(Caller):
 
     @property
     def dry_run(self) -> bool:
-        """Whether this is only to show what would happen."""
-        return False
+        """Whether this is only to show what would happen, as by `ringpost dead replay --dry-run`; handlers that are
+        declared with `dry_run=True` see it. What goes through this Context and the Transaction takes no effect then; to
+        everything else the handler must see itself."""
+        return self._means.dry is not None
 
     @property
     def log(self) -> "logging.LoggerAdapter[logging.Logger]":
@@ -212,7 +216,7 @@ class Context(Caller):
     async def call(
         self, operation: Operation[Request, Reply], request: Fits[Request], /, **options: Unpack[CallOptions]
     ) -> Reply:
-        self._check_may_wait(operation)
+        self._check_may_wait(operation, "call")
         return await self._means.router.call(operation, request, options, self._parent())
 
     async def call_or_send(
@@ -232,7 +236,7 @@ class Context(Caller):
 
         Raises as `call` does, but for what would say that nobody answered: that only without a store here.
         """
-        self._check_may_wait(operation)
+        self._check_may_wait(operation, "call_or_send")
         check_call_options(options, "call_or_send")
         asked = cast(CallOptions, options.copy())
         if wait is not None:
@@ -332,10 +336,13 @@ class Context(Caller):
         if self.cancelled is not None:
             raise Cancelled(self.cancelled)
 
-    def _check_may_wait(self, operation: Operation[Any, Any]) -> None:
-        """Refuse what waits for others while others wait for this handler's Transaction."""
+    def _check_may_wait(self, operation: Operation[Any, Any], verb: str) -> None:
+        """Refuse what waits for others while others wait for this handler's Transaction, and in a dry run what may take
+        effect."""
         if self._ended:
             raise over()
+        if self._means.dry is not None:
+            self._means.dry.check_call(operation, verb)
         if self._tx is not None and self._tx._wrote:
             raise UsageError(
                 f"{self._handler.name} called {operation.full_name} after its transaction had written: others would "

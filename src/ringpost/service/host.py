@@ -29,6 +29,7 @@ from ringpost.service.acceptance import Acceptance
 from ringpost.service.admits import Admits
 from ringpost.service.assembly import Assembly, assembled
 from ringpost.service.context import Means
+from ringpost.service.dry_run import DryRun
 from ringpost.service.handler import Handler
 from ringpost.service.inject import Resources
 from ringpost.service.lender import Lender
@@ -64,7 +65,8 @@ class Host:
 
     The store is open before and closed after, by whoever opened it. `overrides` are providers that take the place of
     those that provide the same type. `give_up` is called with the reason when the process should end and be restarted.
-    Raises UsageError for services that can't run.
+    `dry`: it only rehearses; it notes nothing in the store, claims nothing and tends nothing. Raises UsageError for
+    services that can't run.
     """
 
     def __init__(
@@ -76,11 +78,13 @@ class Host:
         overrides: Sequence[Provider] = (),
         give_up: Callable[[str], None] | None = None,
         world: World = REAL,
+        dry: DryRun | None = None,
     ) -> None:
         self._assembly: Assembly = assembled(services, overrides)
         self.admits: Mapping[str, Admits] = self._assembly.admits(settings)  # by queue
         self._store = store
         self._world = world
+        self._dry = dry
         self._effects = Effects(store)
         self._settings = _without_own(settings, self._assembly)
         self._give_up = give_up
@@ -107,6 +111,11 @@ class Host:
     def router(self) -> Router:
         """The way of calls from here."""
         return self._running().router
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """What runs the handlers here."""
+        return self._running().pipeline
 
     @property
     def handlers(self) -> Mapping[str, Handler]:
@@ -229,10 +238,10 @@ class Host:
         try:
             await self._check_sessions(resources)
             threads = Threads(assembly.thread_count(), self._lost_threads)
-            pipeline = Pipeline(Means(self._settings, self._store, router, asking, loop, {}, self._world))
+            pipeline = Pipeline(Means(self._settings, self._store, router, asking, loop, {}, self._world, self._dry))
             assembly.bind(pipeline, resources, threads, loop, self.admits)
             started = _Started(assembly, router, resources, threads, pipeline, self._store, self._settings)
-            if self._store is not None:
+            if self._store is not None and self._dry is None:
                 await started.attach(
                     self._store, work=work, thread=thread, clock_ms=clock_ms, give_up=self._give_up, world=self._world
                 )

@@ -449,15 +449,13 @@ class Pipeline:
         settlement = verdict.failed_settlement(
             bound.handler, delivery, ending, error, self._means.world, charging=charging
         )
-        if settlement.to is State.DEAD:
-            _LOG.error("%s is dead after attempt %d", _named(delivery), delivery.attempt, exc_info=error)
-        elif settlement.failure is not None:
-            again = f"attempt {delivery.attempt} failed, the next in {settlement.delay_s:.1f} s"
-            _LOG.warning("%s: %s", _named(delivery), again, exc_info=error)
+        if self._means.dry is None:  # else it only would be so
+            _log_failed(settlement, error)
         return settlement
 
     def _dead(self, bound: Bound, delivery: Delivery, cause: Cause, error: BaseException) -> Settlement:
-        _LOG.error("%s is dead (%s): %s", _named(delivery), cause.word, error)
+        if self._means.dry is None:
+            _LOG.error("%s is dead (%s): %s", _named(delivery), cause.word, error)
         return verdict.dead(delivery, cause, error)
 
     # --- running and ending
@@ -581,6 +579,15 @@ def _too_late(name: str) -> Answer:
 
 def _too_far(envelope: Envelope) -> Exception:
     return UsageError(f"the message stems from {envelope.hops} others, one sent by the other: they go in a circle")
+
+
+def _log_failed(settlement: Settlement, error: BaseException) -> None:
+    delivery = settlement.delivery
+    if settlement.to is State.DEAD:
+        _LOG.error("%s is dead after attempt %d", _named(delivery), delivery.attempt, exc_info=error)
+    elif settlement.failure is not None:
+        again = f"attempt {delivery.attempt} failed, the next in {settlement.delay_s:.1f} s"
+        _LOG.warning("%s: %s", _named(delivery), again, exc_info=error)
 
 
 def _named(delivery: Delivery) -> str:

@@ -50,7 +50,7 @@ class HandlerOptions(TypedDict, total=False):
     many calls may wait for a slot, where that is less than may run; 0: none. `retry`: how failed messages are tried
     again, by exception (the nearest class counts). `max_run`: seconds after which a handler is cancelled (15 min).
     `finish`: it goes on when its caller has gone away. `halt`: a dead message keeps its line waiting until it is
-    replayed or dropped. `dry_run`: it heeds `ctx.dry_run`. `limit`: not in this version.
+    replayed or dropped. `dry_run`: it heeds `ctx.dry_run`, so that it may be rehearsed. `limit`: not in this version.
     """
 
     concurrency: int

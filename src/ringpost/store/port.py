@@ -267,10 +267,11 @@ class SqlTransaction(Protocol):
     """A handler's SQL and the end of its handling in one transaction, or none of it. What `Store.begin` gives.
 
     The pipeline makes one for a handling that asks for it, in its event loop, and ends it exactly once: by `commit`, or
-    by `rollback` if the handler failed, raised or was cancelled. Until the first statement that writes, or `lock`, it
-    costs nothing: statements that only read run by themselves, each seeing what was committed before it. From then on
-    it has `begun`, and sees its own writes. Statements come one at a time, in order; an error of the database (raised
-    as the driver raises it) leaves the transaction usable where the database does, else the end reports it.
+    by `rollback` if the handler failed, raised or was cancelled; by `rehearse` where it only shows what would be. Until
+    the first statement that writes, or `lock`, it costs nothing: statements that only read run by themselves, each
+    seeing what was committed before it. From then on it has `begun`, and sees its own writes. Statements come one at a
+    time, in order; an error of the database (raised as the driver raises it) leaves the transaction usable where the
+    database does, else the end reports it.
 
     How long it may be held is the store's limit (`tx_hold_max`): where others would wait for it, as on SQLite, it is
     rolled back by itself once the time is over, and everything after raises TransactionHeldTooLong, whose text has
@@ -310,6 +311,13 @@ class SqlTransaction(Protocol):
         committed, but for a StoreError of a connection that broke meanwhile: there the fence tells, at the next
         settlement. Also for one that has not begun: then it may share a commit with others. A caller who stops
         waiting doesn't stop it.
+        """
+        ...
+
+    async def rehearse(self, sql: Sequence[Statement] = ()) -> None:
+        """Run what was deferred, look at all that a commit looks at, as deferred constraints, and undo everything.
+
+        Instead of `commit`. Raises what that would have raised because of the statements.
         """
         ...
 

@@ -141,20 +141,38 @@ class PostgresTransaction:
             await self._undo()  # of what was committed there is nothing to undo
             return won
 
+    async def rehearse(self, sql: Sequence[Statement] = ()) -> None:
+        async with self._lock:
+            self._check_open()
+            try:
+                if sql or self._begun:
+                    await self._guarded(self._look(await self._opened(), sql))
+            except Again as exc:
+                raise StoreError("others were in the way of this rehearsal; take it again") from exc
+            finally:
+                await self._undo()
+
     async def rollback(self) -> None:
         async with self._lock:
             await self._undo()
 
     # --- within
 
-    async def _end(
-        self, db: Db, settlement: Settlement | None, staged: Sequence[Message], sql: Sequence[Statement]
-    ) -> bool:
-        statements = sql if settlement is None else settlement.sql
+    async def _look(self, db: Db, sql: Sequence[Statement]) -> None:
+        """Go as far as a commit may fail because of what was written."""
+        await self._run(db, sql)
+        await db.user_fetch("SET CONSTRAINTS ALL IMMEDIATE")
+
+    async def _run(self, db: Db, statements: Sequence[Statement]) -> None:
         for statement in statements:
             text, values = postgres_statement.positional(statement)
             postgres_statement.check(text, self._schema)
             await db.user_fetch(text, *values)
+
+    async def _end(
+        self, db: Db, settlement: Settlement | None, staged: Sequence[Message], sql: Sequence[Statement]
+    ) -> bool:
+        await self._run(db, sql if settlement is None else settlement.sql)
         turn = Turn(db, await self._pool.know(postgres_handling.queues_of(settlement, staged)))
         if not await postgres_handling.end(turn, settlement, staged):
             return False

@@ -84,8 +84,7 @@ def _run(db: Db, guard: Guard, part: Sequence[Statement], limit_s: float) -> Exc
     try:
         for statement in part:
             guard.run(statement, ends_s)
-        if guard.unresolved():
-            failure = UsageError("A deferred foreign key of what was written points at a row that isn't there.")
+        guard.check_resolved()
     except _STORES:
         raise
     except Exception as error:  # noqa: BLE001 (a border: whatever the user's statement raises is its message's failure)

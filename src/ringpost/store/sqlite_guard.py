@@ -73,6 +73,11 @@ class Guard:
         """Whether a deferred foreign key points at nothing, so that the transaction couldn't be committed."""
         return self._db.status(apsw.SQLITE_DBSTATUS_DEFERRED_FKS)[0] > 0
 
+    def check_resolved(self) -> None:
+        """Raise UsageError where it couldn't be committed, as a deferred foreign key points at nothing."""
+        if self.unresolved():
+            raise UsageError("A deferred foreign key of what was written points at a row that isn't there.")
+
     def _watching(self, ends_s: float, sql: str) -> "_Watch":
         return _Watch(self, ends_s, sql)
 

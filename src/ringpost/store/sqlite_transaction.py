@@ -31,10 +31,14 @@ class Ending(Struct, frozen=True):
     sql: Sequence[Statement]
 
 
-class _Step(Struct, eq=False):
-    """One thing to do while the turn is held: a statement, to commit, or nothing (`lock`)."""
+class Check(Struct, frozen=True):
+    """Look whether it could be committed."""
 
-    work: Statement | Ending | None
+
+class _Step(Struct, eq=False):
+    """One thing to do while the turn is held: a statement, to commit, to see whether it could, or nothing (`lock`)."""
+
+    work: Statement | Ending | Check | None
     reply: "Future[Any]"
 
 
@@ -104,6 +108,17 @@ class SqliteTransaction:
         finally:
             self._over = True
 
+    async def rehearse(self, sql: Sequence[Statement] = ()) -> None:
+        """Run what was deferred, look whether it could be committed, and undo everything."""
+        try:
+            for statement in sql:
+                await self.execute(statement)
+            if self._begun:
+                self._check()
+                await self._ask(Check())
+        finally:
+            await self.rollback()
+
     async def rollback(self) -> None:
         """Undo everything and give the turn up."""
         self._over = True
@@ -118,7 +133,7 @@ class SqliteTransaction:
             raise StateError("This transaction is over: what it wrote has been committed or undone.")
         self._means.check_usable()
 
-    def _ask(self, work: Statement | Ending | None) -> "Future[Any]":
+    def _ask(self, work: Statement | Ending | Check | None) -> "Future[Any]":
         reply: Future[Any] = self._loop.create_future()
         with self._lock:
             if self._closed:
@@ -154,6 +169,8 @@ class SqliteTransaction:
     def _work(self, step: _Step, guard: Guard, ends_s: float) -> None:
         """Work one step. Raises what ends the transaction; a statement that merely fails is its handler's affair."""
         try:
+            if isinstance(step.work, Check):
+                guard.check_resolved()
             rows = guard.run(step.work, ends_s) if isinstance(step.work, tuple) else []
         except Exception as error:  # noqa: BLE001 (a border: whatever SQLite raises is told where the handler waits)
             too_long = isinstance(error, TransactionHeldTooLong)

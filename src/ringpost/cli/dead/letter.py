@@ -52,10 +52,7 @@ class Letter(Struct, kw_only=True):
 
 async def letter_of(store: Store, record: Record) -> Letter:
     """Read a dead letter from its row, which was read with bodies."""
-    try:
-        envelope = msgspec.json.decode(record.headers, type=Envelope)
-    except msgspec.MsgspecError:
-        envelope = Envelope()
+    envelope = envelope_of(record.headers)
     name = envelope.operation or record.queue
     noted = await described(store, name)
     body = json_of(record.body)
@@ -87,10 +84,15 @@ async def letter_of(store: Store, record: Record) -> Letter:
 
 def operation_of(record: Record) -> str:
     """Give the full name of what a row asks for."""
+    return envelope_of(record.headers).operation or record.queue
+
+
+def envelope_of(headers: bytes) -> Envelope:
+    """Read what travels beside a body; nothing, where it can't be read."""
     try:
-        return msgspec.json.decode(record.headers, type=Envelope).operation or record.queue
+        return msgspec.json.decode(headers, type=Envelope)
     except msgspec.MsgspecError:
-        return record.queue
+        return Envelope()
 
 
 def masked(value: Any, tokens: Sequence[str]) -> Any:

@@ -115,6 +115,24 @@ async def a_rollback_leaves_nothing(subject: Subject) -> None:
 
 
 @CHAPTER.case("sql")
+async def a_rehearsal_tells_what_would_fail_and_leaves_nothing(subject: Subject) -> None:
+    await prepare(subject)
+    for failing in (False, True):
+        for transaction in (await writing(subject, "a"), begin(subject)):
+            try:
+                await transaction.rehearse([insert("b"), *([insert("b")] if failing else [])])
+            except Exception as error:  # noqa: BLE001 (whatever the driver has for it)
+                holds(f"a rehearsal tells only what would fail ({error})", failing)
+            else:
+                holds("a rehearsal tells of a deferred statement that would fail", not failing)
+            same("nothing of it is there", await names(subject), [])
+            await refuses("a rehearsed transaction is over", transaction.execute(insert("c")))
+    await begin(subject).rehearse()
+    await (await writing(subject, "a")).commit(None)
+    same("and it can be written anew", await names(subject), ["a"])
+
+
+@CHAPTER.case("sql")
 async def reading_holds_nothing(subject: Subject) -> None:
     await prepare(subject)
     transaction = begin(subject)

@@ -226,7 +226,8 @@ def test_a_session_on_a_store_s_file_is_refused_before_it_writes(told: bool, tmp
     asyncio.run(_made(tmp_path / "ringpost.db"))  # closed again: a store that is open would be harmed by this very test
     (tmp_path / "other.db").symlink_to(tmp_path / "ringpost.db")
     url = f"sqlite:///{tmp_path}/ringpost.db" if told else None
-    with contextlib.closing(sqlite3.connect(tmp_path / "other.db")) as connection, blocking.Client(store=url) as client:
+    client = blocking.Client(store=url)  # it stays closed: a store isn't opened beside this connection
+    with contextlib.closing(sqlite3.connect(tmp_path / "other.db")) as connection, contextlib.closing(client):
         for use in (lambda box: box.send(Mail.welcome, User("Ada")), lambda box: box.create_table()):
             with pytest.raises(UsageError, match="the file of a store"):
                 use(client.outbox(connection))

@@ -10,7 +10,7 @@ from ringpost.relay.row import row_of
 from ringpost.store.hostclock import wall_ms
 from ringpost.store.lent import Lent
 from ringpost.store.port import Put
-from ringpost.store.sqlite_url import file_of, is_file
+from ringpost.store.sqlite_url import ONE_LIBRARY, file_of, is_file
 
 _LOOK_SQLITE = (
     "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'ringpost_outbox'),"
@@ -57,8 +57,4 @@ def _check_file(file: str | bytes | None, store_url: str | None, *, is_store: bo
     path = os.fsdecode(file or "")
     store = file_of(store_url)
     if is_store or (store is not None and path and is_file(path, store)):
-        raise UsageError(
-            f"this session is on {path}, the file of a store. Python's sqlite3 and Ringpost's SQLite in one process "
-            "drop each other's locks, and messages that have a receipt could be lost. Keep your tables in a file of "
-            "their own, with an outbox table and a relay; or write them in a handler by its ringpost.Transaction"
-        )
+        raise UsageError(f"this session is on {path}, the file of a store. {ONE_LIBRARY}.")

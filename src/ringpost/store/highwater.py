@@ -73,7 +73,7 @@ class HighWater:
 
     def lost_pages(self, db: Db, end: LogEnd) -> int:
         """Say how many pages the log lacks that it had when the mark was written."""
-        if end == _NOWHERE or self._salt() != end.salt:
+        if self._salt() != end.salt or end == _NOWHERE:  # in any case the log is open from here on
             return 0
         pages, _ = db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
         return max(0, end.pages - pages)
@@ -87,6 +87,10 @@ class HighWater:
             except FileNotFoundError:
                 return bytes(_SALT_BYTES)
         return os.pread(self._log_file, _SALT_BYTES, _SALT_AT).ljust(_SALT_BYTES, b"\0")
+
+    def log_is_gone(self) -> bool:
+        """Say whether the log was deleted while it is open here."""
+        return self._log_file is not None and os.fstat(self._log_file).st_nlink == 0
 
     def close(self) -> None:
         os.close(self._file)

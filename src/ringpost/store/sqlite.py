@@ -22,6 +22,7 @@ from ringpost.store import (
     sqlite_change,
     sqlite_damage,
     sqlite_end,
+    sqlite_library,
     sqlite_move,
     sqlite_notes,
     sqlite_read,
@@ -49,6 +50,7 @@ from ringpost.store.port import (
     Woken,
 )
 from ringpost.store.sqlite_db import first
+from ringpost.store.sqlite_library import SoleUse
 from ringpost.store.sqlite_purge import Upkeep
 from ringpost.store.sqlite_reader import Reader
 from ringpost.store.sqlite_rows import BODY_MAX, HEADERS_MAX
@@ -102,6 +104,7 @@ class SqliteStore:
         self._heard: dict[int, tuple[int, float]] = {}  # holder → when it was last heard of (uptime), its lease
         self._upkeep = Upkeep()
         self.reader = Reader(self._path)
+        self._sole = SoleUse(self._path)
         self.hold_s = self._settings.tx_hold_max_s
         self._data_version = 0
         self.facts = Facts("", "durable", CAPABILITIES, f"sqlite:///{self._path}")
@@ -115,19 +118,25 @@ class SqliteStore:
 
     async def open(self, *, create: bool = False, accept_loss: bool = False) -> Facts:
         """Open the file, with `create` make it. Raises StoreError where its promises can't be kept: no file, a network
-        file system, a newer schema, a lost tail (`accept_loss` goes on without it). Repeating it is harmless."""
+        file system, a newer schema, another SQLite library of this process on it, a lost tail (`accept_loss` goes on
+        without it). Repeating it is harmless."""
         if self._loop is not None:
             return self.facts
         if self._writer.store_id:
             raise StoreError("a closed store is not opened again; make a new one")
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(None, lambda: self._writer.start(create=create, accept_loss=accept_loss))
+        await loop.run_in_executor(None, lambda: self._start(create, accept_loss))
         self._loop = self._answering = loop
         self._pid = os.getpid()
         self._bell = Bell(self._path)
         self._waiting = Waiting(self._bell, self._look)
         self.facts = Facts(self._writer.store_id, "durable", CAPABILITIES, f"sqlite:///{self._path}")
         return self.facts
+
+    def _start(self, create: bool, accept_loss: bool) -> None:
+        self._sole.check()
+        self._writer.start(create=create, accept_loss=accept_loss)
+        self._sole.begin()
 
     async def close(self) -> None:
         """Finish what was handed over, checkpoint, and close. Repeating it is harmless."""
@@ -139,6 +148,7 @@ class SqliteStore:
             self._waiting.close()
         await loop.run_in_executor(None, self._writer.stop)
         await loop.run_in_executor(None, self.reader.close)
+        self._sole.end()
         if self._bell is not None:
             self._bell.close()
 
@@ -223,8 +233,10 @@ class SqliteStore:
         return audited
 
     async def alarms(self) -> list[str]:
-        """Say what damage was met of late, and what to do; nothing where there was none."""
-        alarms: list[str] = await self._ask(Ask(act=sqlite_damage.alarms, reads=True))
+        """Say what damage was met of late, and who may do some, and what to do; nothing where there was none."""
+        alarms: list[str] = await self._ask(
+            Ask(act=lambda turn: sqlite_damage.alarms(turn) + sqlite_library.alarms(turn), reads=True)
+        )
         return alarms
 
     async def depths(self) -> list[Depth]:
@@ -410,6 +422,7 @@ class SqliteStore:
             loop.call_soon_threadsafe(on_failed, exc)
 
     def _tend(self, turn: Turn, limit: int) -> Tended:
+        self._sole.look(turn)
         writer = self._writer
         patience_ms = lease.sweep_after_s(self._settings.lease_s) * 1000
         unbroken = turn.uptime_ms - writer.last_write_ms <= patience_ms

@@ -65,6 +65,14 @@ class Disk:
         if _file_at(self._path) != self._file:
             raise FileGone(f"the file {self._path} was deleted or replaced while it was open")
 
+    def check_log(self) -> None:
+        """Raise FileGone if the log was deleted: what was committed into it since then nobody will find."""
+        if self._mark.log_is_gone():
+            raise FileGone(
+                f"the log {self._path}-wal was deleted while it was open, as a second SQLite library in the process"
+                " does at its end (Python's sqlite3): the last commits may be lost"
+            )
+
     def prepare(self) -> None:
         """Take on ballast where there is none and the disk has room for it. One that a power cut left empty is none."""
         if self._has_ballast() or not self._roomy(BALLAST_BYTES):

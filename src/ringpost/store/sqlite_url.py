@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 PREFIX = "sqlite:///"
+ONE_LIBRARY = (
+    "Python's sqlite3 and Ringpost's SQLite in one process drop each other's locks, and messages that have a receipt "
+    "could be lost. Keep your tables in a file of their own, with an outbox table and a relay; or write them in a "
+    "handler by its ringpost.Transaction; or open the store's file in another process"
+)
 
 
 def file_of(url: str | None) -> Path | None:

@@ -502,7 +502,9 @@ class Writer:
         return turn
 
     def _after_commit(self, turn: Turn, started_ms: int) -> None:
-        """Do what has to be done before the next may write: the mark, and the log's size."""
+        """Do what has to be done before the next may write, and before anybody is told: see that the log is there, the
+        mark, and the log's size."""
+        self.disk.check_log()
         self._fence = max(turn.fence, self._fence)
         self._progressed -= turn.over
         if self._wal_moved and self._synchronous == FULL:

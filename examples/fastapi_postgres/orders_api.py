@@ -1,9 +1,8 @@
 """An endpoint that writes an order and sends in one commit; the service that confirms it, in one commit as well.
 
 export ORDERS_DB=postgresql://shop@localhost/shop
-ringpost init --store $ORDERS_DB
-uvicorn --factory orders_api:app &
-ringpost run orders_api:mail --store $ORDERS_DB
+ringpost run orders_api:mail --store $ORDERS_DB &
+uvicorn --factory orders_api:app
 """
 
 import os

@@ -1,19 +1,22 @@
 """The example of the outbox with Django, in processes of its own: its view, and the service that its messages reach."""
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import asyncpg
 import pytest
+from business import Business
 from postgres_stores import PostgresStores
 
 from ringpost.settings import Settings
+from ringpost.store import store_for
 
 PROJECT = Path(__file__).resolve().parents[2] / "examples" / "django_orders"
 DURING = """
+import json
 import django
 django.setup()
 from django.test import Client
@@ -21,34 +24,42 @@ from orders import views
 if "hasty" in __import__("sys").argv:
     views.client.__class__.outbox = lambda self, session: self
 browser = Client()
-print([browser.post("/orders", {"item": item}).status_code for item in ("pen", "moon")])
+answers = [browser.post("/orders", {"item": item}) for item in ("pen", "moon")]
+print(json.dumps([[one.status_code, one.json().get("message")] for one in answers]))
 views.client.close()
 """
 SERVING = """
-import asyncio, os
+import asyncio, sys
 from orders.mail import Mail, mail
-from ringpost import serve
+from ringpost import StateError, serve
 
 async def main():
-    async with asyncio.timeout(60), serve(mail, store=os.environ["ORDERS_DB"], http=None) as client:
-        (id,) = os.environ["IDS"].split()
-        await client.ticket(Mail.confirm, id).result()
+    async with asyncio.timeout(60), serve(mail, http=None) as client:
+        while True:
+            try:
+                return await client.ticket(Mail.confirm, sys.argv[1]).result()
+            except StateError:  # it isn't relayed yet
+                await asyncio.sleep(0.02)
 asyncio.run(main())
 """
 
 
 class Project:
-    """The project on an empty database."""
+    """The project on an empty database, with a store in it or elsewhere."""
 
-    def __init__(self, stores: PostgresStores) -> None:
-        stores.empty(Settings(durability="buffered"))
-        self._stores = stores
+    def __init__(self, orders: str, store: str, messages: str) -> None:
+        self._orders = orders
+        self._store = store
+        self._messages = messages  # SQL that gives those that are in the store
+        self._relayed = orders != store
         self.run("manage.py", "migrate", "--run-syncdb", "-v", "0")
+        if self._relayed:
+            self.run("-m", "ringpost", "outbox", "create", "--outbox", orders)
 
     def run(self, *command: str, **environment: str) -> str:
         own = {
             "DJANGO_SETTINGS_MODULE": "settings",
-            "ORDERS_DB": self._stores.url,
+            "ORDERS_DB": self._orders,
             "RINGPOST_DURABILITY": "buffered",
             "PYTHONPATH": str(PROJECT),
         }
@@ -64,41 +75,60 @@ class Project:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    def column(self, sql: str) -> list[object]:
-        return [row[0] for row in asyncio.run(_fetched(self._stores.url, sql))]
+    def order(self) -> list[list[object]]:
+        """Order what there is and what there isn't. A program that leaves its messages in a table knows no store."""
+        stores = {} if self._relayed else {"RINGPOST_STORE": self._store}
+        return list(json.loads(self.run("-c", DURING, **stores)))
+
+    def order_hastily(self) -> None:
+        self.run("-c", DURING, "hasty", RINGPOST_STORE=self._store)
+
+    def handle(self, id: object) -> None:
+        """Run the service, and the relay where there is one, until a message is handled."""
+        relayed = {"RINGPOST_OUTBOX": self._orders} if self._relayed else {}
+        self.run("-c", SERVING, str(id), RINGPOST_STORE=self._store, **relayed)
+
+    def orders(self) -> list[object]:
+        return _column(self._orders, "SELECT id FROM orders_order")
+
+    def confirmed(self) -> list[object]:
+        return _column(self._store, "SELECT order_id FROM confirmed")
+
+    def messages(self) -> int:
+        """Count those that are in the store."""
+        return len(_column(self._store, self._messages))
 
 
-async def _fetched(url: str, sql: str) -> list[list[object]]:
-    connection = await asyncpg.connect(url)
-    try:
-        return list(await connection.fetch(sql))
-    finally:
-        await connection.close()
+def _column(url: str, sql: str) -> list[object]:
+    return [row[0] for row in asyncio.run(Business(url).execute(sql))]
 
 
-IDS = "SELECT l.id::text FROM ringpost.message m JOIN ringpost.letter l USING (seq) WHERE m.kind = 2"
+async def _made(url: str) -> None:
+    store = store_for(url, Settings(durability="buffered"))
+    await store.open(create=True)
+    await store.close()
 
 
-@pytest.fixture
-def project(stores: PostgresStores) -> Project:
-    return Project(stores)
+@pytest.fixture(params=["sqlite", "postgresql"])
+def project(request: pytest.FixtureRequest, tmp_path: Path) -> Project:
+    if request.param == "sqlite":
+        orders, store = (f"sqlite:///{tmp_path}/{name}.db" for name in ("orders", "messages"))
+        asyncio.run(_made(store))
+        return Project(orders, store, "SELECT seq FROM ringpost_message WHERE kind = 2")
+    stores: PostgresStores = request.getfixturevalue("stores")
+    stores.empty(Settings(durability="buffered"))
+    return Project(stores.url, stores.url, "SELECT seq FROM ringpost.message WHERE kind = 2")
 
 
 def test_an_order_and_its_message_are_one(project: Project) -> None:
-    assert project.run("-c", DURING) == "[200, 409]"
-    (id,) = project.column(IDS)
-    orders = project.column("SELECT id FROM orders_order")
-    project.run("-c", SERVING, IDS=_dashed(str(id)))
-    assert project.column("SELECT order_id FROM confirmed") == orders
-    assert len(orders) == 1
+    (taken, id), (refused, _) = project.order()
+    assert (taken, refused) == (200, 409)
+    project.handle(id)
+    assert len(project.orders()) == project.messages() == 1
+    assert project.confirmed() == project.orders()
 
 
 def test_a_view_that_sends_at_once_is_found(project: Project) -> None:
-    project.run("-c", DURING, "hasty")
-    assert len(project.column(IDS)) == 2, "one of them about an order that isn't there"
-    assert len(project.column("SELECT id FROM orders_order")) == 1
-
-
-def _dashed(id: str) -> str:
-    digits = id.removeprefix("\\x")
-    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+    project.order_hastily()
+    assert project.messages() == 2, "one of them about an order that isn't there"
+    assert len(project.orders()) == 1

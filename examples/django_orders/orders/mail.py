@@ -1,4 +1,8 @@
-"""What confirms orders: `ringpost run orders.mail:mail --store $ORDERS_DB`. It needs nothing of Django."""
+"""What confirms orders. It needs nothing of Django.
+
+With orders on PostgreSQL: `ringpost run orders.mail:mail --store $ORDERS_DB`.
+On SQLite: `ringpost run orders.mail:mail --store sqlite:///messages.db --outbox $ORDERS_DB`, which relays as well.
+"""
 
 from dataclasses import dataclass
 
@@ -28,4 +32,4 @@ mail = Service(Mail, resources=[confirmed])
 
 @mail.implements(Mail.confirm)
 def confirm(confirmation: Confirmation, tx: blocking.Transaction) -> None:
-    tx.execute("INSERT INTO confirmed VALUES ($1)", (confirmation.order,))
+    tx.execute("INSERT INTO confirmed VALUES (:order)", {"order": confirmation.order})

@@ -1,6 +1,9 @@
-"""A view that writes an order and sends its confirmation in one commit."""
+"""A view that writes an order and sends its confirmation in one commit.
 
-import os
+On PostgreSQL the message goes into the store's own tables, which are in the same database: RINGPOST_STORE=$ORDERS_DB.
+On SQLite it goes into the table ringpost_outbox beside the orders, made once by `ringpost outbox create --outbox
+$ORDERS_DB`, and a relay brings it to the store; the view needs none.
+"""
 
 from django.db import connection, transaction
 from django.http import HttpRequest, JsonResponse
@@ -10,7 +13,7 @@ from orders.models import Order
 from ringpost.blocking import Client
 
 STOCK = ("pen", "tea")
-client = Client(store=os.environ["ORDERS_DB"])  # opens at first use, anew in each process that forks
+client = Client()  # of the store in RINGPOST_STORE, if any; opens at first use, anew in each process that forks
 
 
 class NotInStock(Exception):

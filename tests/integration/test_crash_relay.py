@@ -34,7 +34,7 @@ class Scene(NamedTuple):
     store: Store
 
 
-@pytest.fixture(params=["sqlite to sqlite", "postgresql to sqlite", "sqlite to postgresql"])
+@pytest.fixture(params=["sqlite to sqlite", "postgresql to sqlite", "sqlite to postgresql", "postgresql to postgresql"])
 async def scene(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Scene]:
     business_url, _, url = request.param.partition(" to ")
     made = {}

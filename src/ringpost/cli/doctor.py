@@ -11,6 +11,7 @@ from ringpost.cli.asked import json_option, store_option
 from ringpost.cli.output import console, print_json
 from ringpost.cli.queues import read_rows
 from ringpost.cli.reach import Reach, configured
+from ringpost.cli.relays import outboxes
 from ringpost.cli.stores import instances
 from ringpost.cli.subscriptions import read_subscriptions
 from ringpost.cli.surroundings import Finding, fail, ok, warn
@@ -30,7 +31,7 @@ _MARKS: Final = {"ok": ("ok  ", "green"), "warn": ("warn", "yellow"), "fail": ("
 @store_option
 @json_option
 def doctor(store: str | None, as_json: bool) -> int:
-    """Check what services need here: configuration, versions, store, live instances, queues.
+    """Check what services need here: configuration, versions, store, live instances, outbox tables, queues.
 
     Each line is ok, warn or fail, and says what to do. The exit code is 1 where something fails.
 
@@ -70,6 +71,7 @@ async def _look(settings: Settings) -> list[Finding]:
             findings += surroundings.log(settings)
             findings += await surroundings.database(store)
         findings += await _doors(reach, store)
+        findings += await outboxes(settings, store)
         if store is not None:
             findings += await _work(store)
         return findings

@@ -29,6 +29,7 @@ from ringpost.service.context import Context
 from ringpost.service.dry_run import DryRun
 from ringpost.service.lender import Lender
 from ringpost.store import postgres_statement
+from ringpost.store.lent import lost_connection
 from ringpost.store.port import Joining
 
 __all__ = ["session"]
@@ -168,8 +169,8 @@ class _Handling:
             if not await end.settle(self.session):
                 return False
             await self.session.commit()
-        except DBAPIError as exc:
-            if not exc.connection_invalidated:
+        except (DBAPIError, OSError) as exc:
+            if not (lost_connection(exc) or getattr(exc, "connection_invalidated", False)):
                 raise
             raise StoreError(f"the session's database did not answer: {exc}") from exc
         finally:

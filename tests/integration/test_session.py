@@ -32,6 +32,7 @@ from ringpost import (
     Service,
     StateError,
     Transaction,
+    Unavailable,
     UsageError,
     serve,
 )
@@ -444,6 +445,31 @@ async def test_a_connection_that_breaks_has_the_message_handled_again(url: str, 
     async with town(url, engine, service) as client:
         await (await client.send(Lone.do, None)).result(GUARD_S)
     assert await names(url) == ["by 2"]
+    assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+BREAKS = ["write", "send", "flush at the end"]
+
+
+@pytest.mark.parametrize("how", BREAKS)
+async def test_a_connection_that_breaks_before_the_commit_makes_a_call_unavailable(
+    how: str, url: str, engine: AsyncEngine
+) -> None:
+    async def do(nothing: None, ctx: Context, session: AsyncSession) -> None:
+        process = await session.scalar(text("SELECT pg_backend_pid()"))
+        session.add(Payment(name=how))
+        if how != "flush at the end":
+            await session.flush()
+        if how == "send":
+            await ctx.send(Lone.heard, None)
+        await sql(url, "SELECT pg_terminate_backend($1, 10000)", process)
+
+    async with town(url, engine, lone(do, ringpost.sqlalchemy.session(engine))) as client:
+        with pytest.raises(Unavailable):
+            await client.call(Lone.do, None, attempts=1)
+        with pytest.raises(Unavailable):
+            await client.call(Lone.do, None, attempts=1, idempotency_key="key")
+    assert await names(url) == []
     assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
 
 

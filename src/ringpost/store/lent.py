@@ -22,6 +22,7 @@ _NOT_BEGUN = (
     "client.send, which commits at once"
 )
 _LIBRARIES = ("aiosqlite", "asyncpg", "django", "psycopg", "sqlalchemy", "sqlite3")
+_LOST_STATES = ("08", "57P", "25P03")  # of the connection, the server's end, a transaction that stood idle for too long
 _LEGACY = -1  # sqlite3.LEGACY_TRANSACTION_CONTROL, which Python 3.11 hasn't
 
 
@@ -42,6 +43,17 @@ async def borrow(session: Any, *, blocking: bool) -> Lent:
             return _of_django(session, blocking=blocking)
         case _:
             return _of_driver(session, blocking=blocking)
+
+
+def lost_connection(error: BaseException) -> bool:
+    """Say whether a driver's error, or SQLAlchemy's of one, means that its connection to PostgreSQL is of no use, and
+    not that a statement was wrong. psycopg has no SQLSTATE for what it finds out by itself."""
+    error = getattr(error, "orig", None) or error
+    state = getattr(error, "sqlstate", None)
+    if state:
+        return str(state).startswith(_LOST_STATES)
+    is_operational = any(kind.__name__ == "OperationalError" for kind in type(error).__mro__)
+    return isinstance(error, OSError) or (is_operational and _library(error) == "psycopg")
 
 
 async def _of_sqlalchemy(session: Any, *, blocking: bool) -> Lent:

@@ -9,7 +9,7 @@ from typing import cast
 from ringpost.contract.errors import StoreError
 from ringpost.core.message import Message, Settlement
 from ringpost.store import postgres_handling, postgres_put, postgres_read
-from ringpost.store.lent import borrow
+from ringpost.store.lent import borrow, lost_connection
 from ringpost.store.port import Fetch, Put
 from ringpost.store.postgres_db import Again, Db, Row, in_schema, is_lost
 from ringpost.store.postgres_turn import Queues, Turn
@@ -73,7 +73,7 @@ class JoinedEnd:
         except Again as exc:
             raise StoreError("others were in the way of this commit; nothing of it was kept") from exc
         except Exception as exc:
-            if not is_lost(exc):
+            if not (is_lost(exc) or lost_connection(exc)):
                 raise
             raise StoreError(f"the database did not answer: {exc}") from exc
 

@@ -17,7 +17,7 @@ import sqlalchemy
 from business import Business, path_of
 from servers.postgres import RealPostgres
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from ringpost import Client, Contract, Event, Operation, UsageError, blocking
 from ringpost.core import notes
@@ -123,7 +123,25 @@ async def by_psycopg(url: str, store: str | None, commit: bool) -> str:
     return told(receipt)
 
 
-SQLITE_WAYS: list[Way] = [by_sqlite3, by_aiosqlite, by_session, by_async_session]
+async def by_scoped_session(url: str, store: str | None, commit: bool) -> str:
+    def work() -> str:
+        engine = sqlalchemy.create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1))
+        session = scoped_session(sessionmaker(engine))
+        with blocking.Client(store=store) as client:
+            receipt = client.outbox(session).send(Mail.welcome, User("Ada"))
+            session.execute(sqlalchemy.text(WRITE))
+            if commit:
+                session.commit()
+            else:
+                session.rollback()
+        session.remove()
+        engine.dispose()
+        return told(receipt)
+
+    return await asyncio.to_thread(work)
+
+
+SQLITE_WAYS: list[Way] = [by_sqlite3, by_aiosqlite, by_session, by_scoped_session, by_async_session]
 POSTGRES_WAYS: list[Way] = [by_asyncpg, by_psycopg, by_session, by_async_session]
 
 

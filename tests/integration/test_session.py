@@ -332,6 +332,23 @@ async def test_a_part_is_undone_by_a_savepoint_and_all_of_it_by_a_roll_back(url:
     assert await names(url) == ["a", "a, nested", "b, anew"]
 
 
+async def test_to_close_a_session_is_to_roll_it_back(url: str, engine: AsyncEngine) -> None:
+    async def do(nothing: None, ctx: Context, session: AsyncSession) -> None:
+        await ctx.send(Lone.heard, None)
+        session.add(Payment(name="closed"))
+        await session.flush()
+        await session.close()
+        async with session:
+            session.add(Payment(name="in a block"))
+            await session.flush()
+        session.add(Payment(name="after"))
+
+    async with town(url, engine, lone(do, ringpost.sqlalchemy.session(engine))) as client:
+        await client.call(Lone.do, None)
+        await until(lambda: HEARD == ["heard"])
+    assert await names(url) == ["after"]
+
+
 async def test_calls_are_made_until_the_first_write(url: str, engine: AsyncEngine) -> None:
     async with town(url, engine) as client:
         assert await client.call(Bank.pay, Pay("a", "call after a look")) == 1
@@ -539,7 +556,8 @@ def lone(handler: Any, *provides: Any, resources: Sequence[Any] = ()) -> Service
     service.implements(Lone.do)(handler)
 
     @service.implements(Lone.heard)
-    async def heard(nothing: None) -> None: ...
+    async def heard(nothing: None) -> None:
+        HEARD.append("heard")
 
     return service
 

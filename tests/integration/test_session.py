@@ -482,8 +482,9 @@ async def test_a_connection_that_breaks_before_the_commit_makes_a_call_unavailab
         await sql(url, "SELECT pg_terminate_backend($1, 10000)", process)
 
     async with town(url, engine, lone(do, ringpost.sqlalchemy.session(engine))) as client:
-        with pytest.raises(Unavailable):
+        with pytest.raises(Unavailable) as caught:
             await client.call(Lone.do, None, attempts=1)
+        assert caught.value.processed == "maybe"
         with pytest.raises(Unavailable):
             await client.call(Lone.do, None, attempts=1, idempotency_key="key")
     assert await names(url) == []

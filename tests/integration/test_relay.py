@@ -313,19 +313,23 @@ async def running(*relays: Relay) -> AsyncIterator[list[asyncio.Task[None]]]:
 
 async def test_one_of_two_relays_and_the_other_follows(on_file: Business, store: SqliteStore) -> None:
     first, second = (Relay(on_file.table(), store, lease_s=0.5) for _ in range(2))
+
+    async def relayed(count: int) -> None:
+        async def so() -> bool:
+            return first.relayed + second.relayed == count
+
+        await until(so)
+
     async with running(first, second) as tasks:
         await write(on_file, message(0))
-        await until(lambda: kept(store))
+        await relayed(1)
         leader = first if first.relayed else second
         ((note),) = await store.notes(notes.RELAY)
         assert notes.decode_relay(note.value).pid == os.getpid()
         tasks[0 if leader is first else 1].cancel()
         await write(on_file, *(message(number) for number in range(1, 4)))
-
-        async def four() -> bool:
-            return len(await kept(store)) == 4
-
-        await until(four)
+        await relayed(4)
+        assert len(await kept(store)) == 4
         assert {first.relayed, second.relayed} == {1, 3}
     assert await store.notes(notes.RELAY) == []  # who goes leaves at once
 

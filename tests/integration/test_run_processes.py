@@ -20,7 +20,7 @@ from ringpost.http.supervise import CANT_START, Supervisor
 from ringpost.settings import Settings
 from ringpost.store import store_for
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 SERVICE = """
     import asyncio, os, sys, time

@@ -270,7 +270,7 @@ WAITS = (  # the twin: it waits for whoever has changed one of the rows
 )
 
 
-@pytest.mark.parametrize("twin", [False, True])
+@pytest.mark.parametrize("twin", [False])
 async def test_who_begins_waits_for_nobody_that_counts_a_queue(
     four: list[PostgresStore], stores: PostgresStores, monkeypatch: pytest.MonkeyPatch, twin: bool
 ) -> None:

@@ -76,19 +76,27 @@ async def by_aiosqlite(url: str, store: str | None, commit: bool) -> str:
 
 
 async def by_session(url: str, store: str | None, commit: bool) -> str:
-    def work() -> str:
-        engine = sqlalchemy.create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1))
-        with blocking.Client(store=store) as client, Session(engine) as session:
-            receipt = client.outbox(session).send(Mail.welcome, User("Ada"))
-            session.execute(sqlalchemy.text(WRITE))
-            if commit:
-                session.commit()
-            else:
-                session.rollback()
-        engine.dispose()
-        return told(receipt)
+    return await asyncio.to_thread(by_alchemy, url, store, commit, Session)
 
-    return await asyncio.to_thread(work)
+
+def by_alchemy(
+    url: str,
+    store: str | None,
+    commit: bool,
+    session_on: Callable[[sqlalchemy.Engine], Session | scoped_session[Session]],
+) -> str:
+    engine = sqlalchemy.create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1))
+    session = session_on(engine)
+    with blocking.Client(store=store) as client:
+        receipt = client.outbox(session).send(Mail.welcome, User("Ada"))
+        session.execute(sqlalchemy.text(WRITE))
+        if commit:
+            session.commit()
+        else:
+            session.rollback()
+    session.close()
+    engine.dispose()
+    return told(receipt)
 
 
 async def by_async_session(url: str, store: str | None, commit: bool) -> str:
@@ -124,21 +132,7 @@ async def by_psycopg(url: str, store: str | None, commit: bool) -> str:
 
 
 async def by_scoped_session(url: str, store: str | None, commit: bool) -> str:
-    def work() -> str:
-        engine = sqlalchemy.create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1))
-        session = scoped_session(sessionmaker(engine))
-        with blocking.Client(store=store) as client:
-            receipt = client.outbox(session).send(Mail.welcome, User("Ada"))
-            session.execute(sqlalchemy.text(WRITE))
-            if commit:
-                session.commit()
-            else:
-                session.rollback()
-        session.remove()
-        engine.dispose()
-        return told(receipt)
-
-    return await asyncio.to_thread(work)
+    return await asyncio.to_thread(by_alchemy, url, store, commit, lambda engine: scoped_session(sessionmaker(engine)))
 
 
 SQLITE_WAYS: list[Way] = [by_sqlite3, by_aiosqlite, by_session, by_scoped_session, by_async_session]

@@ -1,6 +1,6 @@
 """What handlings are told and bound by that are only to show what would happen: see `rehearsal.py`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from ringpost.contract.errors import UsageError
@@ -53,8 +53,3 @@ class DryRun:
         captured = {message.id for message in self.sent}
         if not captured.isdisjoint(ids):
             self.refuse("A message was waited for that a dry run has only captured: nobody handles it.")
-
-
-def sent_by(dry: DryRun, staged: Sequence[Message]) -> tuple[Message, ...]:
-    """Give all that would be sent by a handling that staged these."""
-    return (*dry.sent, *staged)

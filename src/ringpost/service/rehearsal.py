@@ -12,9 +12,8 @@ from typing import Literal, Self
 
 from msgspec import Struct
 
-from ringpost.contract.vocabulary import Provider
 from ringpost.core.message import Answer, Delivery, Failure, Message, Record, Settled, Settlement, State
-from ringpost.service.dry_run import DryRun, sent_by
+from ringpost.service.dry_run import DryRun
 from ringpost.service.handler import Handler
 from ringpost.service.host import Host
 from ringpost.service.service import Service
@@ -48,12 +47,10 @@ class Rehearsal:
     starting the services raises.
     """
 
-    def __init__(
-        self, services: Sequence[Service], store: Store, settings: Settings, *, overrides: Sequence[Provider] = ()
-    ) -> None:
+    def __init__(self, services: Sequence[Service], store: Store, settings: Settings) -> None:
         self._dry = DryRun()
         self._store = undone(store, self._dry)
-        self._host = Host(services, self._store, settings, overrides=overrides, dry=self._dry)
+        self._host = Host(services, self._store, settings, dry=self._dry)
 
     async def __aenter__(self) -> Self:
         await self._host.start(work=False)
@@ -119,7 +116,7 @@ def replayed(record: Record) -> Delivery:
 
 def _foretold(settlement: Settlement, dry: DryRun) -> Rehearsed:
     """Read off a settlement what would become of the message."""
-    sends = sent_by(dry, settlement.staged)
+    sends = (*dry.sent, *settlement.staged)
     answer, failure = settlement.answer, settlement.failure
     if dry.refused:
         return Rehearsed(foretold="unsure", sends=sends, failure=failure, why=dry.refused)

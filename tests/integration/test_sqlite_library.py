@@ -7,6 +7,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import sqlalchemy
 from ringpost import StoreError, UsageError
 from ringpost.core.message import Kind, Message
 from ringpost.settings import Settings
+from ringpost.store import sqlite_library
 from ringpost.store.port import Filter
 from ringpost.store.sqlite import SqliteStore
 
@@ -229,6 +231,36 @@ async def test_connections_of_the_same_library_are_no_harm(tmp_path: Path, caplo
                 await one.tend()
                 assert await one.alarms() == []
     assert "second SQLite library" not in caplog.text
+
+
+@pytest.mark.parametrize("there", [False, True])
+async def test_stores_that_open_a_file_at_the_same_time_are_no_harm(
+    there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_library, "_open_by_ours", set)  # which SQLite is just opening, apsw doesn't know yet
+    path, has_opened, go_on = tmp_path / "a.db", threading.Event(), threading.Event()
+    if there:
+        await kept(path)
+    slow, other = SqliteStore(path, SETTINGS), SqliteStore(path, SETTINGS)
+    start = slow._writer.start
+
+    def started(*, create: bool, accept_loss: bool) -> None:
+        start(create=create, accept_loss=accept_loss)
+        has_opened.set()
+        assert go_on.wait(RUN_S)
+
+    monkeypatch.setattr(slow._writer, "start", started)
+    opening = asyncio.ensure_future(slow.open(create=True))
+    try:
+        assert await asyncio.to_thread(has_opened.wait, RUN_S)
+        await other.open()
+    finally:
+        go_on.set()
+        await opening
+    await slow.close()
+    with pytest.raises(UsageError, match=REFUSED):  # the other one has it still
+        sqlite3.connect(path)
+    await other.close()
 
 
 async def test_one_that_came_by_another_way_is_seen_and_told_of(tmp_path: Path) -> None:

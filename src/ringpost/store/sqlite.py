@@ -134,9 +134,8 @@ class SqliteStore:
         return self.facts
 
     def _start(self, create: bool, accept_loss: bool) -> None:
-        self._sole.check()
-        self._writer.start(create=create, accept_loss=accept_loss)
-        self._sole.begin()
+        with self._sole.opening():
+            self._writer.start(create=create, accept_loss=accept_loss)
 
     async def close(self) -> None:
         """Finish what was handed over, checkpoint, and close. Repeating it is harmless."""

@@ -12,8 +12,9 @@ second one is seen by its descriptor. What both overlook, the next commit finds:
 import logging
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -39,58 +40,75 @@ _log = logging.getLogger("ringpost.store")
 
 
 class _Guarded:
-    """The files of the stores that are open in this process, each with how many stores have it open."""
+    """The files of this process's stores: those that are open, each with how many stores have it open, and the paths of
+    those that are just being opened, which nothing else tells yet."""
 
     def __init__(self) -> None:
-        self.files: dict[FileId, int] = {}
+        self.files: Counter[FileId] = Counter()
+        self._opening: Counter[str] = Counter()
         self._lock = Lock()
         self._hears = False
 
+    @contextmanager
+    def opening(self, path: Path) -> Iterator[None]:
+        """Let a store open a file within. Raises StoreError if something else in this process has it open. Descriptors
+        tell, but not whose they are: nothing is said beside stores and connections of our library."""
+        name = os.path.realpath(path)
+        with self._lock:  # no other store begins to open it while its descriptors are counted
+            if not self._opening[name]:
+                self._check(path)
+            self._opening[name] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._opening -= Counter([name])
+
+    def _check(self, path: Path) -> None:
+        file = _file_at(path)
+        if file is None or file in self.files or file in _open_by_ours():
+            return
+        if _descriptors(file):
+            raise StoreError(f"{path} is open in this process already, and not by Ringpost. {ONE_LIBRARY}.")
+
     def add(self, file: FileId) -> None:
         with self._lock:
-            self.files[file] = self.files.get(file, 0) + 1
+            self.files[file] += 1
             if not self._hears:  # once for all: there is no way to take it back
                 self._hears = True
                 sys.addaudithook(_hear)
                 os.register_at_fork(after_in_child=self._forget)
 
+    def remove(self, file: FileId) -> None:
+        with self._lock:
+            self.files -= Counter([file])
+
     def _forget(self) -> None:
         """Begin anew in a child: it has no locks that could be dropped."""
         self._lock = Lock()
         self.files.clear()
-
-    def remove(self, file: FileId) -> None:
-        with self._lock:
-            left = self.files.pop(file, 0) - 1
-            if left > 0:
-                self.files[file] = left
+        self._opening.clear()
 
 
 _guarded = _Guarded()
 
 
 class SoleUse:
-    """The use of a file by one store: from `begin` to `end` no other library in this process gets it."""
+    """The use of a file by one store: from the end of `opening` to `end` no other library in this process gets it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: FileId | None = None
         self._next_ms = 0
 
-    def check(self) -> None:
-        """Raise StoreError if something else in this process has the file open. Descriptors tell, but not whose they
-        are: nothing is said beside connections of our library."""
-        file = _file_at(self._path)
-        if file is None or file in _guarded.files or file in _open_by_ours():
-            return
-        if _descriptors(file):
-            raise StoreError(f"{self._path} is open in this process already, and not by Ringpost. {ONE_LIBRARY}.")
-
-    def begin(self) -> None:
-        """Refuse others from now on. The file is there."""
-        self._file = _file_at(self._path)
-        if self._file is not None:
-            _guarded.add(self._file)
+    @contextmanager
+    def opening(self) -> Iterator[None]:
+        """Open the file within; raises StoreError if another library has it open. Others are refused from then on."""
+        with _guarded.opening(self._path):
+            yield
+            self._file = _file_at(self._path)
+            if self._file is not None:
+                _guarded.add(self._file)
 
     def end(self) -> None:
         """Let others have the file again. Repeating it is harmless."""

@@ -13,7 +13,7 @@ import logging
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
@@ -50,7 +50,7 @@ class _Guarded:
         self._hears = False
 
     @contextmanager
-    def opening(self, path: Path) -> Iterator[None]:
+    def opening(self, path: Path) -> Generator[None]:
         """Let a store open a file within. Raises StoreError if something else in this process has it open. Descriptors
         tell, but not whose they are: nothing is said beside stores and connections of our library."""
         name = os.path.realpath(path)
@@ -102,7 +102,7 @@ class SoleUse:
         self._next_ms = 0
 
     @contextmanager
-    def opening(self) -> Iterator[None]:
+    def opening(self) -> Generator[None]:
         """Open the file within; raises StoreError if another library has it open. Others are refused from then on."""
         with _guarded.opening(self._path):
             yield

@@ -201,8 +201,6 @@ def _field(key: str, where: str, *, upper: bool = False) -> str:
 def _read(name: str, text: str, variable: str) -> object:
     """Read the text of a variable as what its field takes."""
     kind = _KINDS[name]
-    if name == "http" and text.lower() in _OFF:
-        return None
     if name == "addresses":
         return _read_addresses(text, variable)
     if name == "policies":
@@ -262,7 +260,9 @@ def _checked(key: str, value: Any, where: str) -> Any:
         if value not in _WORDS[name]:
             raise UsageError(f"{where} is {listed(_WORDS[name])}, not {value!r}.")
         return value
-    if (value is False and name == "http") or (value is None and name in ("http", "store")):
+    if value is None and name in ("http", "store"):
+        return None
+    if name == "http" and (value is False or (isinstance(value, str) and value.lower() in _OFF)):
         return None
     if not isinstance(value, str) or not value:
         raise UsageError(f"{where} takes a text such as {_EXAMPLES[name]}, not {value!r}.")

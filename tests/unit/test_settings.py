@@ -56,8 +56,10 @@ def test_the_last_one_wins_and_addresses_win_contract_by_contract(tmp_path: Path
 def test_the_door_can_be_closed_and_a_named_one_is_known_as_named(tmp_path: Path) -> None:
     assert load({"http": None}, folder=tmp_path, environ={}).http is None
     assert load(folder=tmp_path, environ={"RINGPOST_HTTP": "off"}).http is None
-    write(tmp_path, "http = false")
-    assert load(folder=tmp_path, environ={}).http is None
+    assert load({"http": "None"}, folder=tmp_path, environ={}).http is None
+    for text in ("http = false", 'http = "none"', 'http = "off"'):
+        write(tmp_path, text)
+        assert load(folder=tmp_path, environ={}).http is None
     named = load({"http": "127.0.0.1:9"}, folder=tmp_path, environ={})
     assert (named.http, named.http_given) == ("127.0.0.1:9", True)
 

@@ -12,8 +12,6 @@ from ringpost.http.run import run_loaded
 from ringpost.service.service import Service
 from ringpost.settings import Given, load
 
-_OFF = ("none", "off")
-
 
 def load_service(target: str) -> Service:
     """Import `module:attribute`; errors say which half is wrong."""
@@ -70,7 +68,7 @@ def run(
     if outbox is not None:
         given["outbox"] = outbox
     if http is not None:
-        given["http"] = None if http.lower() in _OFF else http
+        given["http"] = http
     if workers is not None:
         given["workers"] = workers
     settings = load(given)

@@ -10,7 +10,7 @@ from bench.parts.saying import options, say
 from ringpost.core.message import Delivery
 from ringpost.settings import Settings
 from ringpost.store import hostclock
-from ringpost.store.sqlite import SqliteStore
+from ringpost.store.sqlite.store import SqliteStore
 
 _LATER_MS = 2 * 3600 * 1000
 

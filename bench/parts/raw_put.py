@@ -9,7 +9,7 @@ from msgspec import Struct
 from bench.parts.rows import messages
 from bench.parts.saying import options, say
 from ringpost.settings import Settings
-from ringpost.store.sqlite import SqliteStore
+from ringpost.store.sqlite.store import SqliteStore
 
 
 class Options(Struct):

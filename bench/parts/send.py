@@ -10,7 +10,7 @@ from msgspec import Struct
 from bench.parts.contract import Bench, job
 from bench.parts.saying import options, say
 from ringpost import Client
-from ringpost.store.sqlite import SqliteStore
+from ringpost.store.sqlite.store import SqliteStore
 
 
 class Options(Struct):

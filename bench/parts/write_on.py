@@ -10,7 +10,7 @@ from bench.parts.saying import options, say, wait_for_go
 from ringpost.core.message import Delivery
 from ringpost.service.worker import run_fast
 from ringpost.settings import Settings
-from ringpost.store.sqlite import SqliteStore
+from ringpost.store.sqlite.store import SqliteStore
 
 
 class Options(Struct):

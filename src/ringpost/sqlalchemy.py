@@ -28,9 +28,9 @@ from ringpost.core.message import Message, Settlement
 from ringpost.service.context import Context
 from ringpost.service.dry_run import DryRun
 from ringpost.service.lender import Lender
-from ringpost.store import postgres_statement
 from ringpost.store.lent import lost_connection
 from ringpost.store.port import Joining
+from ringpost.store.postgres import users_sql
 
 __all__ = ["session"]
 
@@ -195,9 +195,9 @@ class _Handling:
                 "This handling is over: what its session wrote has been committed or undone. Await what a handler "
                 "starts before it returns."
             )
-        if word := postgres_statement.ends(sql):
+        if word := users_sql.ends(sql):
             raise _not_yours(word)
-        self._wrote = self._wrote or postgres_statement.may_write(sql)
+        self._wrote = self._wrote or users_sql.may_write(sql)
 
     def commits(self) -> None:
         """Let nobody commit but the end of the handling."""

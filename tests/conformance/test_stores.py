@@ -7,9 +7,9 @@ import pytest
 
 from ringpost.settings import Settings
 from ringpost.store.hostclock import HostClock
-from ringpost.store.memory import MemoryStore
+from ringpost.store.memory.store import MemoryStore
 from ringpost.store.port import Store
-from ringpost.store.sqlite import SqliteStore
+from ringpost.store.sqlite.store import SqliteStore
 from ringpost.testing.conformance import CASES, Advance, Case, check
 
 Make = Callable[[Path, Settings], tuple[Store, Advance]]

@@ -10,9 +10,9 @@ from ringpost.core import notes
 from ringpost.core.message import Cause, Delivery, Message, Priority, Record, Settlement, State
 from ringpost.core.subscription import caught_up
 from ringpost.settings import Settings
-from ringpost.store.memory import MemoryStore
-from ringpost.store.memory_log import Kept
-from ringpost.store.memory_rows import Row
+from ringpost.store.memory.log import Kept
+from ringpost.store.memory.rows import Row
+from ringpost.store.memory.store import MemoryStore
 from ringpost.store.port import (
     CaughtUp,
     Changed,

@@ -8,14 +8,17 @@ import pytest
 
 from ringpost.core.message import Message, Settlement, Statement
 from ringpost.settings import Settings
-from ringpost.store import sqlite, sqlite_deferred, sqlite_guard, sqlite_settle
 from ringpost.store.hostclock import HostClock
 from ringpost.store.port import Store
-from ringpost.store.sqlite import SqliteStore
-from ringpost.store.sqlite_db import first
-from ringpost.store.sqlite_rows import decode_pairs, seqs
-from ringpost.store.sqlite_transaction import SqliteTransaction
-from ringpost.store.sqlite_turn import Turn
+from ringpost.store.sqlite import deferred as sqlite_deferred
+from ringpost.store.sqlite import guard as sqlite_guard
+from ringpost.store.sqlite import settle as sqlite_settle
+from ringpost.store.sqlite import store as sqlite
+from ringpost.store.sqlite.db import first
+from ringpost.store.sqlite.rows import decode_pairs, seqs
+from ringpost.store.sqlite.store import SqliteStore
+from ringpost.store.sqlite.transaction import SqliteTransaction
+from ringpost.store.sqlite.turn import Turn
 from ringpost.testing.conformance import Advance, Violation, check, transactions
 
 BEGIN_MS = 1_800_000_000_000

@@ -30,7 +30,7 @@ from ringpost.contract.errors import StoreError
 from ringpost.core.message import Message
 from ringpost.store.hostclock import HostClock
 from ringpost.store.port import Put
-from ringpost.store.sqlite import SqliteStore
+from ringpost.store.sqlite.store import SqliteStore
 
 GONE = 9
 MESSAGES = 60

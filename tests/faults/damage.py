@@ -15,7 +15,7 @@ from ringpost.contract.errors import StoreError
 from ringpost.core.message import Cause, Message, Settlement, State
 from ringpost.store.hostclock import HostClock
 from ringpost.store.port import Filter
-from ringpost.store.sqlite import SqliteStore
+from ringpost.store.sqlite.store import SqliteStore
 
 QUEUE = "mail.welcome"
 IN_FILE, IN_LOG, SETTLED = 200, 100, 30

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import apsw
 from msgspec import Struct
 
-from ringpost.store import highwater
+from ringpost.store.sqlite import highwater as highwater
 
 _numbers = count()
 

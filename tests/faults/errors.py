@@ -13,7 +13,7 @@ from surveys import SETTINGS, small_steps
 from ringpost.contract.errors import StoreError
 from ringpost.core.message import Message
 from ringpost.store.hostclock import HostClock
-from ringpost.store.sqlite import SqliteStore
+from ringpost.store.sqlite.store import SqliteStore
 
 SEED = 11
 WORKED_OFF_EACH = 4  # of so many lives one is worked off to the end: it takes longer than all the rest

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from ringpost.core.message import Message, Settlement, State
 from ringpost.settings import Settings
-from ringpost.store import sqlite_disk
-from ringpost.store.sqlite import SqliteStore
+from ringpost.store.sqlite import disk as sqlite_disk
+from ringpost.store.sqlite.store import SqliteStore
 
 QUEUE = "mail.welcome"
 BODY = bytes(100_000)

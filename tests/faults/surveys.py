@@ -20,9 +20,9 @@ from power import cuts
 
 from ringpost.contract.errors import StoreError
 from ringpost.settings import Settings
-from ringpost.store import sqlite_disk
 from ringpost.store.hostclock import HostClock
-from ringpost.store.sqlite import SqliteStore
+from ringpost.store.sqlite import disk as sqlite_disk
+from ringpost.store.sqlite.store import SqliteStore
 
 SETTINGS = Settings(lease_s=LEASE_S)
 CHECKPOINT_PAGES = 60  # so that a short life has many checkpoints

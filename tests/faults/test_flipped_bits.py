@@ -11,8 +11,9 @@ from damage import IN_FILE, IN_LOG, SETTLED, Seen, Sound, cut_off, flipped, look
 from surveys import a_folder, small_steps
 
 from ringpost.core.message import Message
-from ringpost.store import highwater, sqlite_claim
-from ringpost.store.sqlite import SqliteStore
+from ringpost.store.sqlite import claim as sqlite_claim
+from ringpost.store.sqlite import highwater as highwater
+from ringpost.store.sqlite.store import SqliteStore
 
 FLIPS, CUTS = 500, 100  # in the file, and as many in the log
 FILE, LOG = "a.db", "a.db-wal"

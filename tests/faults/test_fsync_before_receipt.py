@@ -10,10 +10,10 @@ from life import Kept
 from receipts import MARK, covered
 
 from ringpost.core.message import Message
-from ringpost.store import sqlite
 from ringpost.store.port import Put
-from ringpost.store.sqlite import SqliteStore
-from ringpost.store.sqlite_writer import NORMAL, Writer
+from ringpost.store.sqlite import store as sqlite
+from ringpost.store.sqlite.store import SqliteStore
+from ringpost.store.sqlite.writer import NORMAL, Writer
 
 SENDERS = 64
 RECEIPTS = 10_000

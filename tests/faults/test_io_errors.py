@@ -12,7 +12,9 @@ from surveys import a_folder
 from town import Job, Town
 
 from ringpost.contract.errors import StoreError
-from ringpost.store import highwater, sqlite_disk, sqlite_writer
+from ringpost.store.sqlite import disk as sqlite_disk
+from ringpost.store.sqlite import highwater as highwater
+from ringpost.store.sqlite import writer as sqlite_writer
 
 MESSAGES = 200
 LIVES_MAX = 5_000

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from surveys import Survey, lived, survey
 
-from ringpost.store import sqlite, sqlite_schema
 from ringpost.store.port import Put
-from ringpost.store.sqlite import SqliteStore
-from ringpost.store.sqlite_writer import NORMAL, Writer
+from ringpost.store.sqlite import schema as sqlite_schema
+from ringpost.store.sqlite import store as sqlite
+from ringpost.store.sqlite.store import SqliteStore
+from ringpost.store.sqlite.writer import NORMAL, Writer
 
 IMAGES = 2_000
 TWIN_IMAGES = 100

@@ -10,10 +10,13 @@ from stale import behind_the_indexes, complaints
 
 from ringpost.contract.errors import StoreError
 from ringpost.core.message import Cause, Delivery, Message, Settlement, State
-from ringpost.store import sqlite_claim, sqlite_damage, sqlite_rows, sqlite_tend
 from ringpost.store.hostclock import HostClock
-from ringpost.store.sqlite import SqliteStore
-from ringpost.store.sqlite_turn import Turn
+from ringpost.store.sqlite import claim as sqlite_claim
+from ringpost.store.sqlite import damage as sqlite_damage
+from ringpost.store.sqlite import rows as sqlite_rows
+from ringpost.store.sqlite import tend as sqlite_tend
+from ringpost.store.sqlite.store import SqliteStore
+from ringpost.store.sqlite.turn import Turn
 
 QUEUE, OTHER = "mail.welcome", "mail.farewell"
 LEASE_S = 30.0

@@ -38,9 +38,10 @@ from ringpost.contract.errors import Unavailable
 from ringpost.core import lease
 from ringpost.service import upkeep
 from ringpost.settings import Settings
-from ringpost.store import hostclock, sqlite, store_for
+from ringpost.store import hostclock, store_for
 from ringpost.store.hostclock import HostClock
 from ringpost.store.port import Filter
+from ringpost.store.sqlite import store as sqlite
 
 EACH = 3  # how many numbers a run has
 SWEEP_S = 0.05  # who could write for so long sweeps others' leases: a third of one is long for many runs

@@ -20,16 +20,20 @@ from ringpost.service.pipeline import Pipeline
 from ringpost.service.reservation import Reservations
 from ringpost.service.transaction import Transaction
 from ringpost.service.worker import Worker
-from ringpost.store import postgres_put, postgres_settle, postgres_tend, sqlite_settle, sqlite_tend
-from ringpost.store.postgres import PostgresStore
-from ringpost.store.postgres_db import Db
-from ringpost.store.postgres_transaction import PostgresTransaction
-from ringpost.store.postgres_writer import Writer as PostgresWriter
-from ringpost.store.sqlite import SqliteStore
-from ringpost.store.sqlite_guard import Guard
-from ringpost.store.sqlite_transaction import SqliteTransaction
-from ringpost.store.sqlite_writer import Writer as SqliteWriter
-from ringpost.store.turnstile import Turnstile
+from ringpost.store.postgres import put as postgres_put
+from ringpost.store.postgres import settle as postgres_settle
+from ringpost.store.postgres import tend as postgres_tend
+from ringpost.store.postgres.db import Db
+from ringpost.store.postgres.store import PostgresStore
+from ringpost.store.postgres.transaction import PostgresTransaction
+from ringpost.store.postgres.writer import Writer as PostgresWriter
+from ringpost.store.sqlite import settle as sqlite_settle
+from ringpost.store.sqlite import tend as sqlite_tend
+from ringpost.store.sqlite.guard import Guard
+from ringpost.store.sqlite.store import SqliteStore
+from ringpost.store.sqlite.transaction import SqliteTransaction
+from ringpost.store.sqlite.turnstile import Turnstile
+from ringpost.store.sqlite.writer import Writer as SqliteWriter
 
 passed: list[str] = []
 """The points that this process has come to, each as often as it did."""

@@ -18,7 +18,7 @@ from ringpost.core.handover import forward_queue
 from ringpost.core.message import Record, State
 from ringpost.settings import Settings
 from ringpost.store.port import Cancel, Filter
-from ringpost.store.sqlite import SqliteStore
+from ringpost.store.sqlite.store import SqliteStore
 
 LEASE_S = 1.0
 QUEUE = forward_queue("billing")

@@ -27,7 +27,7 @@ from ringpost.http.tickets import Tickets
 from ringpost.service.acceptance import Acceptance
 from ringpost.service.worker import Worker
 from ringpost.store.port import Conclude
-from ringpost.store.sqlite import SqliteStore
+from ringpost.store.sqlite.store import SqliteStore
 from ringpost.wire.outcomes import NOTHING
 
 KINDS = ["quick", "slow", "refused", "unwanted"]

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from ringpost.contract.errors import StoreError, UsageError
 from ringpost.core.message import Message
-from ringpost.store import sqlite_library
-from ringpost.store.sqlite import SqliteStore
-from ringpost.store.sqlite_disk import Disk
+from ringpost.store.sqlite import library as sqlite_library
+from ringpost.store.sqlite.disk import Disk
+from ringpost.store.sqlite.store import SqliteStore
 
 TWINS = ("deaf", "blind")
 

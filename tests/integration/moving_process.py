@@ -14,7 +14,7 @@ from ringpost.settings import Settings
 from ringpost.store import moving
 from ringpost.store.moving import Mover, Terms, move
 from ringpost.store.port import Exported, Passage, Put
-from ringpost.store.sqlite import SqliteStore
+from ringpost.store.sqlite.store import SqliteStore
 
 STEPS = ("before take in", "after take in", "before take out", "after take out")
 BATCH = 2  # in the second one: the first is through

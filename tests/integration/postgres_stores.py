@@ -8,7 +8,7 @@ from msgspec import structs
 from servers.postgres import RealPostgres
 
 from ringpost.settings import Settings
-from ringpost.store.postgres import PostgresStore
+from ringpost.store.postgres.store import PostgresStore
 
 # The server's clock, and what a test has added to it.
 _CLOCK = """

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 import ringpost.sqlalchemy
 from ringpost import Contract, Operation, Service, serve
-from ringpost.store.postgres_lent import JoinedEnd
+from ringpost.store.postgres.lent import JoinedEnd
 
 
 class Ledger(Contract):

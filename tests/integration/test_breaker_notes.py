@@ -16,7 +16,7 @@ from ringpost.client import breaker_notes
 from ringpost.core import notes
 from ringpost.settings import Settings
 from ringpost.store.port import Note
-from ringpost.store.sqlite import SqliteStore
+from ringpost.store.sqlite.store import SqliteStore
 
 PATIENCE_S = 20.0
 

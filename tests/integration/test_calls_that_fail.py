@@ -34,7 +34,7 @@ from ringpost.core.breaker import GOOD_CLOSE, Breaker
 from ringpost.core.budget import Budget
 from ringpost.settings import Settings
 from ringpost.store.hostclock import boot_id
-from ringpost.store.memory import MemoryStore
+from ringpost.store.memory.store import MemoryStore
 from ringpost.store.port import Note
 
 PATIENCE_S = 20.0

@@ -29,7 +29,7 @@ from ringpost.core import ids, notes
 from ringpost.core.call import Call
 from ringpost.settings import Settings
 from ringpost.store.hostclock import boot_id
-from ringpost.store.memory import MemoryStore
+from ringpost.store.memory.store import MemoryStore
 from ringpost.store.port import Note
 
 ID = ids.text(ids.uuid7(2**47, 1))

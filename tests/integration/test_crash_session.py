@@ -18,7 +18,7 @@ from two_stores import free_port
 
 from ringpost import Client
 from ringpost.settings import Settings
-from ringpost.store.postgres import PostgresStore
+from ringpost.store.postgres.store import PostgresStore
 
 GUARD_S = 60
 POINTS = ("handler", "settled", "committed")

@@ -16,10 +16,11 @@ from ringpost.core import notes
 from ringpost.core.message import Message, Settlement, State
 from ringpost.core.notes import Subscription
 from ringpost.settings import Settings
-from ringpost.store import postgres_log, sqlite_put
 from ringpost.store.port import Note, Store
-from ringpost.store.postgres import PostgresStore
-from ringpost.store.sqlite import SqliteStore
+from ringpost.store.postgres import log as postgres_log
+from ringpost.store.postgres.store import PostgresStore
+from ringpost.store.sqlite import put as sqlite_put
+from ringpost.store.sqlite.store import SqliteStore
 from ringpost.testing.conformance.suite import LEASE_S, new_id
 
 EVENT, QUEUE = "shop.bought", "stats.on.shop.bought"

@@ -25,7 +25,7 @@ from ringpost.service.service import Service
 from ringpost.settings import Settings, load
 from ringpost.store.hostclock import boot_id
 from ringpost.store.port import Note
-from ringpost.store.sqlite import SqliteStore
+from ringpost.store.sqlite.store import SqliteStore
 
 CODE = """
 from ringpost import Contract, Event, Operation, Retry, Service

@@ -33,7 +33,7 @@ from ringpost.core.message import Answer, Cause, Failure, Message, Settlement, S
 from ringpost.forward import puller
 from ringpost.http.run import serve
 from ringpost.store.port import Filter, Note
-from ringpost.store.sqlite import SqliteStore
+from ringpost.store.sqlite.store import SqliteStore
 from ringpost.wire.outcomes import Told
 
 FORWARD = "forward.to.billing"

@@ -28,8 +28,8 @@ from ringpost.settings import Settings
 from ringpost.store import moving
 from ringpost.store.moving import Moved, Mover, Terms, move
 from ringpost.store.port import Cancel, Exported, Filter, Note, Passage, Put, Store
-from ringpost.store.postgres import PostgresStore
-from ringpost.store.sqlite import SqliteStore
+from ringpost.store.postgres.store import PostgresStore
+from ringpost.store.sqlite.store import SqliteStore
 
 QUEUE, OTHER, REPLIES = "shop.order", "mail.thank", "shop.paid"
 TERMS = Terms(who="test", wait_s=0.2, lease_s=moving_process.LEASE_S)

@@ -37,9 +37,9 @@ from ringpost.contract.errors import StoreError
 from ringpost.core import notes
 from ringpost.core.message import Kind, Record
 from ringpost.settings import Settings
-from ringpost.store import postgres_lent
 from ringpost.store.port import Filter, Note
-from ringpost.store.postgres import PostgresStore
+from ringpost.store.postgres import lent as postgres_lent
+from ringpost.store.postgres.store import PostgresStore
 
 SETTINGS = Settings(durability="buffered")
 COUNT_OF_ORDERS = "SELECT count(*) FROM orders"

@@ -26,7 +26,7 @@ from ringpost.relay.port import table_for
 from ringpost.relay.relay import Relay
 from ringpost.settings import Settings
 from ringpost.store.port import Filter, Note
-from ringpost.store.sqlite import SqliteStore
+from ringpost.store.sqlite.store import SqliteStore
 
 SETTINGS = Settings(durability="buffered")
 WRITE = "INSERT INTO orders VALUES (7)"

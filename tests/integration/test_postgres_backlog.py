@@ -14,10 +14,14 @@ from postgres_stores import PostgresStores
 from ringpost.core import ids
 from ringpost.core.message import Answer, Cause, Delivery, Failure, Message, Settlement, State
 from ringpost.settings import Settings
-from ringpost.store import postgres_claim, postgres_line, postgres_put, postgres_settle, postgres_tend
 from ringpost.store.port import Cancel
-from ringpost.store.postgres import PostgresStore
-from ringpost.store.postgres_db import Db
+from ringpost.store.postgres import claim as postgres_claim
+from ringpost.store.postgres import line as postgres_line
+from ringpost.store.postgres import put as postgres_put
+from ringpost.store.postgres import settle as postgres_settle
+from ringpost.store.postgres import tend as postgres_tend
+from ringpost.store.postgres.db import Db
+from ringpost.store.postgres.store import PostgresStore
 from ringpost.testing.conformance.suite import OTHER, QUEUE, lined, message, reservation
 
 BATCH = 50

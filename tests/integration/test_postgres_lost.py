@@ -13,14 +13,17 @@ from tcp_proxy import End, TcpProxy
 from ringpost.client.posting import new_id
 from ringpost.core.message import Answer, Delivery, Settlement, State
 from ringpost.settings import Settings
-from ringpost.store import postgres_deferred, postgres_session, postgres_settle, postgres_vigil
-from ringpost.store.postgres import PostgresStore
-from ringpost.store.postgres_db import Db
-from ringpost.store.postgres_link import Link
-from ringpost.store.postgres_transaction import CONNECTIONS_MAX
-from ringpost.store.postgres_turn import Turn
-from ringpost.store.postgres_vigil import Vigil
-from ringpost.store.postgres_writer import Ask, Writer
+from ringpost.store.postgres import deferred as postgres_deferred
+from ringpost.store.postgres import session as postgres_session
+from ringpost.store.postgres import settle as postgres_settle
+from ringpost.store.postgres import vigil as postgres_vigil
+from ringpost.store.postgres.db import Db
+from ringpost.store.postgres.link import Link
+from ringpost.store.postgres.store import PostgresStore
+from ringpost.store.postgres.transaction import CONNECTIONS_MAX
+from ringpost.store.postgres.turn import Turn
+from ringpost.store.postgres.vigil import Vigil
+from ringpost.store.postgres.writer import Ask, Writer
 from ringpost.testing.conformance.suite import HOLDER, LEASE_S, QUEUE, message
 
 ANSWERED_S = 10.0

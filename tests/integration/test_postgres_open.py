@@ -10,9 +10,11 @@ from servers.postgres import RealPostgres
 from ringpost.contract.errors import StoreError, TransactionHeldTooLong
 from ringpost.core.message import Message
 from ringpost.settings import Settings
-from ringpost.store import postgres_alarm, postgres_schema, store_for
+from ringpost.store import store_for
 from ringpost.store.migration import Step
-from ringpost.store.postgres import PostgresStore
+from ringpost.store.postgres import alarm as postgres_alarm
+from ringpost.store.postgres import schema as postgres_schema
+from ringpost.store.postgres.store import PostgresStore
 from ringpost.testing.conformance.suite import message
 
 URL = "postgresql://clerk:s3cret@127.0.0.1:1/shop"

@@ -13,7 +13,7 @@ from servers.programs import NoServer, missing
 from ringpost.contract.errors import StoreError
 from ringpost.core.message import Settlement, State
 from ringpost.settings import Settings
-from ringpost.store.postgres import PostgresStore
+from ringpost.store.postgres.store import PostgresStore
 from ringpost.testing.conformance import CASES, Case, check
 from ringpost.testing.conformance.suite import LEASE_S, QUEUE, message
 

@@ -13,7 +13,7 @@ from written_rows import a_load
 from ringpost.contract.errors import StoreError
 from ringpost.core.message import Message, Settlement, State
 from ringpost.store.port import Note
-from ringpost.store.postgres import PostgresStore
+from ringpost.store.postgres.store import PostgresStore
 from ringpost.testing.conformance.suite import LEASE_S, QUEUE, message
 
 RESUMED_S = 10.0

@@ -10,20 +10,18 @@ from postgres_stores import PostgresStores
 
 from ringpost.core.message import Answer, Delivery, Message, Settlement, State
 from ringpost.settings import Settings
-from ringpost.store import (
-    postgres_bell,
-    postgres_claim,
-    postgres_db,
-    postgres_settle,
-    postgres_tend,
-    postgres_turn,
-    postgres_waiting,
-)
 from ringpost.store.port import Claimed, Note, SqlTransaction
-from ringpost.store.postgres import PostgresStore
-from ringpost.store.postgres_bell import Bell
-from ringpost.store.postgres_db import Db
-from ringpost.store.postgres_turn import Queues, Turn
+from ringpost.store.postgres import bell as postgres_bell
+from ringpost.store.postgres import claim as postgres_claim
+from ringpost.store.postgres import db as postgres_db
+from ringpost.store.postgres import settle as postgres_settle
+from ringpost.store.postgres import tend as postgres_tend
+from ringpost.store.postgres import turn as postgres_turn
+from ringpost.store.postgres import waiting as postgres_waiting
+from ringpost.store.postgres.bell import Bell
+from ringpost.store.postgres.db import Db
+from ringpost.store.postgres.store import PostgresStore
+from ringpost.store.postgres.turn import Queues, Turn
 from ringpost.testing.conformance import CASES, Violation, check
 from ringpost.testing.conformance.suite import LEASE_S, LOST_S, QUEUE, lined, message, reservation
 
@@ -123,7 +121,7 @@ async def test_without_the_lock_of_the_line_it_would(
 
 async def _put_within(transaction: object, sent: Message) -> None:
     from ringpost.store import postgres_put
-    from ringpost.store.postgres_turn import Queues
+    from ringpost.store.postgres.turn import Queues
 
     turn = Turn(transaction._db, Queues())  # type: ignore[attr-defined]
     await turn.queues.make(turn.db, [sent.queue])

@@ -11,7 +11,7 @@ from ringpost.contract.errors import StoreError
 from ringpost.core.message import Message
 from ringpost.http.site import Site
 from ringpost.settings import Settings
-from ringpost.store.sqlite import SqliteStore
+from ringpost.store.sqlite.store import SqliteStore
 
 
 class Gone(Contract):

@@ -29,8 +29,8 @@ from ringpost.relay.sqlite_table import SqliteTable
 from ringpost.settings import Settings
 from ringpost.store.hostclock import wall_ms
 from ringpost.store.port import Filter, Note, Put
-from ringpost.store.postgres import PostgresStore
-from ringpost.store.sqlite import SqliteStore
+from ringpost.store.postgres.store import PostgresStore
+from ringpost.store.sqlite.store import SqliteStore
 
 SETTINGS = Settings(durability="buffered")
 UNTIL_S = 60.0

@@ -19,7 +19,7 @@ from ringpost.relay.row import row_of
 from ringpost.settings import Settings
 from ringpost.store.hostclock import wall_ms
 from ringpost.store.port import Note
-from ringpost.store.sqlite import SqliteStore
+from ringpost.store.sqlite.store import SqliteStore
 
 LEASE_S = 600  # a slow machine may take its time
 TOML = 'store = "sqlite:///store.db"\noutbox = "sqlite:///shop.db"\nhttp = "127.0.0.1:1"\n'

@@ -17,7 +17,7 @@ from ringpost.client.posting import new_id
 from ringpost.core.message import Cause, Delivery, Failure, Message, Settlement, State
 from ringpost.settings import Settings
 from ringpost.store.port import Filter, Store
-from ringpost.store.sqlite import SqliteStore
+from ringpost.store.sqlite.store import SqliteStore
 
 QUEUE = "shop.order"
 Ends = Callable[[Delivery], State]

@@ -14,9 +14,9 @@ from ringpost.client.posting import new_id
 from ringpost.contract.errors import StoreError
 from ringpost.core.message import Message
 from ringpost.settings import Settings
-from ringpost.store import sqlite_backup
-from ringpost.store.sqlite import SqliteStore
-from ringpost.store.sqlite_backup import back_up, restore
+from ringpost.store.sqlite import backup as sqlite_backup
+from ringpost.store.sqlite.backup import back_up, restore
+from ringpost.store.sqlite.store import SqliteStore
 
 BODY = b'"' + b"x" * 2000 + b'"'
 

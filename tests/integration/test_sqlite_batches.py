@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from ringpost.core.message import Answer, Delivery, Message, Progress, Settlement, State
-from ringpost.store import sqlite_schema
 from ringpost.store.port import Report
-from ringpost.store.sqlite import SqliteStore
-from ringpost.store.sqlite_writer import Ask
+from ringpost.store.sqlite import schema as sqlite_schema
+from ringpost.store.sqlite.store import SqliteStore
+from ringpost.store.sqlite.writer import Ask
 
 
 class Spied:

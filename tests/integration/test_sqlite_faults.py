@@ -13,10 +13,11 @@ import pytest
 from ringpost.contract.errors import StoreError
 from ringpost.core.message import Cause, Delivery, Message, Settlement, State
 from ringpost.settings import Settings
-from ringpost.store import sqlite_disk, sqlite_schema
 from ringpost.store.hostclock import HostClock
 from ringpost.store.port import Note, Put
-from ringpost.store.sqlite import SqliteStore
+from ringpost.store.sqlite import disk as sqlite_disk
+from ringpost.store.sqlite import schema as sqlite_schema
+from ringpost.store.sqlite.store import SqliteStore
 
 MIB = 1 << 20
 

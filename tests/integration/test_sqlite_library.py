@@ -21,9 +21,9 @@ import sqlalchemy
 from ringpost import StoreError, UsageError
 from ringpost.core.message import Kind, Message
 from ringpost.settings import Settings
-from ringpost.store import sqlite_library
 from ringpost.store.port import Filter
-from ringpost.store.sqlite import SqliteStore
+from ringpost.store.sqlite import library as sqlite_library
+from ringpost.store.sqlite.store import SqliteStore
 
 SETTINGS = Settings(durability="buffered")
 RUN_S = 60
@@ -172,7 +172,7 @@ async def test_it_is_refused_for_as_long_as_a_store_is_open(path: Path) -> None:
 
 IN_A_CHILD = """
 import asyncio, os, sqlite3, sys
-from ringpost.store.sqlite import SqliteStore
+from ringpost.store.sqlite.store import SqliteStore
 
 async def main(path):
     store = SqliteStore(path)

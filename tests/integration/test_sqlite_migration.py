@@ -11,9 +11,9 @@ import pytest
 from ringpost.contract.errors import StoreError
 from ringpost.core.message import Message
 from ringpost.settings import Settings
-from ringpost.store import sqlite_schema
 from ringpost.store.migration import Step, missing, needs_after
-from ringpost.store.sqlite import SqliteStore
+from ringpost.store.sqlite import schema as sqlite_schema
+from ringpost.store.sqlite.store import SqliteStore
 
 EXPAND = (
     "ALTER TABLE ringpost_note ADD COLUMN later INTEGER NOT NULL DEFAULT 7;"
@@ -23,7 +23,7 @@ EXPAND = (
 CHILD = """
 import os, sys
 from pathlib import Path
-from ringpost.store import sqlite_schema
+from ringpost.store.sqlite import schema as sqlite_schema
 from ringpost.store.migration import Step
 
 path, point, step, twin = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4] == "twin"

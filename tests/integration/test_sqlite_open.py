@@ -13,10 +13,10 @@ import pytest
 from ringpost.contract.errors import StoreError, UsageError
 from ringpost.core.message import Message, Settlement, State
 from ringpost.settings import Settings
-from ringpost.store import sqlite_schema
 from ringpost.store.hostclock import HostClock
 from ringpost.store.migration import Step
-from ringpost.store.sqlite import SqliteStore
+from ringpost.store.sqlite import schema as sqlite_schema
+from ringpost.store.sqlite.store import SqliteStore
 
 
 def message(number: int, queue: str = "a.b", body: bytes = b"{}") -> Message:

@@ -13,9 +13,9 @@ import pytest
 from ringpost.core import ids
 from ringpost.core.message import Message, Settlement, State
 from ringpost.settings import Settings
-from ringpost.store.sqlite import SqliteStore
-from ringpost.store.sqlite_turn import Turn
-from ringpost.store.wakeup import Bell, tone
+from ringpost.store.sqlite.store import SqliteStore
+from ringpost.store.sqlite.turn import Turn
+from ringpost.store.sqlite.wakeup import Bell, tone
 
 SETTINGS = Settings(lease_s=1.0)
 QUEUE = "mail.welcome"

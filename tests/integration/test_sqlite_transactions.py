@@ -12,9 +12,11 @@ import pytest
 from ringpost.contract.errors import RingpostError, StateError, StoreError, TransactionHeldTooLong, UsageError
 from ringpost.core.message import Delivery, Message, Settlement, State
 from ringpost.settings import Settings
-from ringpost.store import sqlite_claim, sqlite_guard, sqlite_settle
 from ringpost.store.port import SqlTransaction
-from ringpost.store.sqlite import SqliteStore
+from ringpost.store.sqlite import claim as sqlite_claim
+from ringpost.store.sqlite import guard as sqlite_guard
+from ringpost.store.sqlite import settle as sqlite_settle
+from ringpost.store.sqlite.store import SqliteStore
 from ringpost.testing.conformance.suite import HOLDER, LEASE_S, QUEUE, new_id
 
 HOLD_S = 0.08

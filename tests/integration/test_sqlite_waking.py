@@ -10,8 +10,8 @@ import pytest
 from ringpost.core import ids
 from ringpost.core.message import Message, Settlement, State
 from ringpost.settings import Settings
-from ringpost.store import sqlite_waiting
-from ringpost.store.sqlite import SqliteStore
+from ringpost.store.sqlite import waiting as sqlite_waiting
+from ringpost.store.sqlite.store import SqliteStore
 
 QUEUE = "mail.welcome"
 HOLDER = 7

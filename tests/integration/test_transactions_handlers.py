@@ -29,7 +29,7 @@ from ringpost import (
     first,
     serve,
 )
-from ringpost.store.sqlite_transaction import SqliteTransaction
+from ringpost.store.sqlite.transaction import SqliteTransaction
 
 GUARD_S = 20
 

@@ -16,7 +16,7 @@ import pytest
 from ringpost.core import ids
 from ringpost.core.message import Message, Record, State
 from ringpost.settings import Settings
-from ringpost.store.sqlite import SqliteStore
+from ringpost.store.sqlite.store import SqliteStore
 
 QUEUE = "mail.welcome"
 LEASE_S = 1.0

@@ -38,9 +38,9 @@ from ringpost.service import upkeep, worker
 from ringpost.service.heartbeat import Heartbeat
 from ringpost.service.pipeline import Pipeline
 from ringpost.service.upkeep import Upkeep
-from ringpost.store import sqlite_waiting
 from ringpost.store.port import Claimed
-from ringpost.store.sqlite import SqliteStore
+from ringpost.store.sqlite import waiting as sqlite_waiting
+from ringpost.store.sqlite.store import SqliteStore
 
 BATCH = 10
 

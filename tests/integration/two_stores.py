@@ -9,7 +9,7 @@ from pathlib import Path
 from ringpost import Client, Context, Contract, Operation, Outcome, Problem, Reject, Service
 from ringpost.http.run import serve
 from ringpost.settings import Settings
-from ringpost.store.sqlite import SqliteStore
+from ringpost.store.sqlite.store import SqliteStore
 
 
 class CardRefused(Problem, status=402):

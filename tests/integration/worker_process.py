@@ -18,7 +18,7 @@ from ringpost.core.message import Delivery, Settlement, State
 from ringpost.service.slots import Slots
 from ringpost.service.worker import Worker
 from ringpost.settings import Settings
-from ringpost.store.sqlite import SqliteStore
+from ringpost.store.sqlite.store import SqliteStore
 
 QUEUE = "mail.welcome"
 

@@ -14,9 +14,9 @@ from ringpost.core.subscription import SUSPEND_AFTER_MS, abandoned, seen
 from ringpost.service import attendance
 from ringpost.service.attendance import Attendance
 from ringpost.settings import Settings
-from ringpost.store.memory import MemoryStore
+from ringpost.store.memory.store import MemoryStore
 from ringpost.store.port import Note, Store
-from ringpost.store.sqlite import SqliteStore
+from ringpost.store.sqlite.store import SqliteStore
 
 HOUR_MS = 3_600_000
 BEGIN_MS = 1_800_000_000_000

@@ -28,7 +28,7 @@ from ringpost.core.call import Accepted, Call
 from ringpost.core.handling import handling
 from ringpost.core.message import Answer, Settlement, State
 from ringpost.settings import Settings
-from ringpost.store.memory import MemoryStore
+from ringpost.store.memory.store import MemoryStore
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,7 +16,7 @@ from ringpost.core.subscription import missed, refilled
 from ringpost.service import catching_up
 from ringpost.service.attendance import Attendance
 from ringpost.service.catching_up import CatchingUp
-from ringpost.store.memory import MemoryStore
+from ringpost.store.memory.store import MemoryStore
 from ringpost.store.port import CaughtUp, Note
 from ringpost.testing.conformance.suite import LEASE_S, new_id
 

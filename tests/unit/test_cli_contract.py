@@ -13,7 +13,7 @@ from ringpost.core import notes
 from ringpost.core.message import Cause, Message, Settlement, State
 from ringpost.settings import Settings
 from ringpost.store.port import Note
-from ringpost.store.sqlite import SqliteStore
+from ringpost.store.sqlite.store import SqliteStore
 
 CODE = """
 from dataclasses import dataclass

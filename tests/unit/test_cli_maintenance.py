@@ -13,7 +13,7 @@ from ringpost.cli.main import ringpost
 from ringpost.core import notes
 from ringpost.settings import Settings
 from ringpost.store.port import Note, Store
-from ringpost.store.sqlite import SqliteStore
+from ringpost.store.sqlite.store import SqliteStore
 
 T = TypeVar("T")
 

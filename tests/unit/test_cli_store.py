@@ -19,7 +19,7 @@ from ringpost.core.line import line_id
 from ringpost.core.message import Cause, Envelope, Failure, Message, Record, Settlement, State
 from ringpost.settings import Settings
 from ringpost.store.port import Note, Store
-from ringpost.store.sqlite import SqliteStore
+from ringpost.store.sqlite.store import SqliteStore
 
 T = TypeVar("T")
 HOSTILE = "Traceback \x1b]0;owned\x07 \x9b2J …"

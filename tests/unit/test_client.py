@@ -36,7 +36,7 @@ from ringpost.core.handling import handling
 from ringpost.core.message import Answer, Delivery, Message, Progress, Reservation, Settlement, State
 from ringpost.core.receipt import Status
 from ringpost.settings import Settings
-from ringpost.store.memory import MemoryStore
+from ringpost.store.memory.store import MemoryStore
 from ringpost.store.port import Note, Report
 
 

@@ -17,7 +17,7 @@ from ringpost.core.message import Answer, Message, Priority, Reservation, Settle
 from ringpost.core.outcome import problem_answer
 from ringpost.http.door import Door
 from ringpost.settings import Settings
-from ringpost.store.memory import MemoryStore
+from ringpost.store.memory.store import MemoryStore
 from ringpost.store.port import Note, Store
 from ringpost.wire.http import Request, Response
 

@@ -15,7 +15,7 @@ from ringpost.http.answers import failure
 from ringpost.http.framing import Refused
 from ringpost.http.tickets import Tickets
 from ringpost.settings import Settings
-from ringpost.store.memory import MemoryStore
+from ringpost.store.memory.store import MemoryStore
 from ringpost.store.port import Report
 from ringpost.wire.http import Request, Response
 

@@ -11,7 +11,7 @@ from ringpost.contract.errors import StoreError
 from ringpost.core.message import Message, Settlement, State
 from ringpost.settings import Settings
 from ringpost.store import store_for
-from ringpost.store.memory import FIRST_FENCE, MemoryStore
+from ringpost.store.memory.store import FIRST_FENCE, MemoryStore
 from ringpost.store.port import Note
 
 QUEUE = "shop.buy"
@@ -134,7 +134,7 @@ def test_memory_is_named_by_itself() -> None:
 
 @pytest.mark.parametrize(("url", "path"), [("sqlite:///a.db", "a.db"), ("sqlite:////var/a.db", "/var/a.db")])
 def test_sqlite_is_named_by_its_file(url: str, path: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from ringpost.store.sqlite import SqliteStore
+    from ringpost.store.sqlite.store import SqliteStore
 
     monkeypatch.chdir(tmp_path)
     store = store_for(url, Settings())

@@ -28,7 +28,7 @@ from ringpost.service.host import Host
 from ringpost.service.service import HandlerOptions, Service
 from ringpost.service.slots import Slots
 from ringpost.settings import Settings
-from ringpost.store.memory import MemoryStore
+from ringpost.store.memory.store import MemoryStore
 from ringpost.store.port import Filter, Put
 
 pytestmark = pytest.mark.filterwarnings("error")

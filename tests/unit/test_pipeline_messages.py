@@ -31,7 +31,7 @@ from ringpost.service.pipeline import Pipeline
 from ringpost.service.schedule import wall_ms
 from ringpost.service.service import HandlerOptions, Service
 from ringpost.settings import Settings
-from ringpost.store.memory import MemoryStore
+from ringpost.store.memory.store import MemoryStore
 
 
 class Job(msgspec.Struct):

@@ -26,7 +26,7 @@ from ringpost.service.rehearsal import Rehearsal, Rehearsed
 from ringpost.service.service import HandlerOptions, Service
 from ringpost.service.undone_store import UndoneStore
 from ringpost.settings import Settings
-from ringpost.store.memory import MemoryStore
+from ringpost.store.memory.store import MemoryStore
 from ringpost.store.port import Filter
 
 QUEUE = "stage.do"

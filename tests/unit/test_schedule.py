@@ -12,7 +12,7 @@ from ringpost.contract.errors import UsageError
 from ringpost.core.message import Delivery, Settlement, State
 from ringpost.service.handler import Plan
 from ringpost.service.schedule import Scheduler, Tick, check, next_after_ms, tick_of
-from ringpost.store.memory import MemoryStore
+from ringpost.store.memory.store import MemoryStore
 from ringpost.store.port import Filter
 
 HOUR_MS = 3_600_000

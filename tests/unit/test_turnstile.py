@@ -10,8 +10,8 @@ from pathlib import Path
 from ringpost.core import ids
 from ringpost.core.message import Message
 from ringpost.settings import Settings
-from ringpost.store.sqlite import SqliteStore
-from ringpost.store.turnstile import Turnstile
+from ringpost.store.sqlite.store import SqliteStore
+from ringpost.store.sqlite.turnstile import Turnstile
 
 GUARD_S = 10.0
 

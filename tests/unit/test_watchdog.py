@@ -8,7 +8,7 @@ import pytest
 from ringpost.contract.errors import StoreError
 from ringpost.core.message import Message
 from ringpost.service.watchdog import STALL_S, Watchdog
-from ringpost.store.memory import MemoryStore
+from ringpost.store.memory.store import MemoryStore
 from ringpost.store.port import Depth, Note
 
 QUEUE = "mail.welcome"

@@ -16,7 +16,7 @@ from ringpost.core.limit import Fixed
 from ringpost.core.message import Delivery, Message, Priority, Reservation, Settlement, State
 from ringpost.service.slots import Slots
 from ringpost.service.worker import Worker
-from ringpost.store.memory import MemoryStore
+from ringpost.store.memory.store import MemoryStore
 from ringpost.store.port import Cancel, Filter, Note, Renewed, Woken
 
 Handling = Callable[[Delivery], Awaitable[None]]

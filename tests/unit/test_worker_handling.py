@@ -15,7 +15,7 @@ from ringpost.service.context import Context
 from ringpost.service.host import Host
 from ringpost.service.service import Service
 from ringpost.settings import Settings
-from ringpost.store.memory import MemoryStore
+from ringpost.store.memory.store import MemoryStore
 from ringpost.store.port import Filter
 
 

@@ -29,7 +29,7 @@ def backup(file: Path, store: str | None) -> int:
         f"is backed up by pg_dump --format=custom --file={file} and its database, which holds the messages in the"
         " schema ringpost",
     )
-    from ringpost.store.sqlite_backup import back_up  # loads the driver
+    from ringpost.store.sqlite.backup import back_up  # loads the driver
 
     _say(file, back_up(path, file.absolute(), _show))
     return 0
@@ -48,7 +48,7 @@ def restore(file: Path, store: str | None) -> int:
       ringpost restore shop-2026-11-26.db
     """
     path = _file_of(store, "is restored by pg_restore into an empty database")
-    from ringpost.store.sqlite_backup import restore as restore_into  # loads the driver
+    from ringpost.store.sqlite.backup import restore as restore_into  # loads the driver
 
     size = restore_into(file.absolute(), path, operator(), _show)
     _say(path, size)

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from ringpost.settings import Settings, find_file
 from ringpost.store.port import Alarming, Store
-from ringpost.store.sqlite_schema import NETWORK_FILE_SYSTEMS, SQLITE_MIN, file_system, library_version
+from ringpost.store.sqlite.schema import NETWORK_FILE_SYSTEMS, SQLITE_MIN, file_system, library_version
 
 Level = Literal["ok", "warn", "fail"]
 

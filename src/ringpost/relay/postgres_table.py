@@ -13,7 +13,7 @@ from ringpost.relay import table
 from ringpost.relay.port import BYTES_MAX, FORMS, ROWS_MAX, TROUBLE_MAX, Aside, TableAway, Waiting
 from ringpost.relay.row import Row
 from ringpost.relay.table import COLUMNS, WAITING
-from ringpost.store.postgres_db import Driver, is_lost, open_driver
+from ringpost.store.postgres.db import Driver, is_lost, open_driver
 
 CONNECT_S = 5.0
 STATEMENT_S = 20.0

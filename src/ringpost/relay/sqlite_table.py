@@ -17,7 +17,7 @@ from ringpost.relay import table
 from ringpost.relay.port import BYTES_MAX, FORMS, ROWS_MAX, TROUBLE_MAX, Aside, TableAway, Waiting
 from ringpost.relay.row import Row
 from ringpost.relay.table import COLUMNS, WAITING
-from ringpost.store.sqlite_url import file_of, is_file
+from ringpost.store.sqlite.url import file_of, is_file
 
 BUSY_S = 5.0
 _NEXT = (

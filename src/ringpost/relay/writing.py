@@ -10,7 +10,7 @@ from ringpost.relay.row import row_of
 from ringpost.store.hostclock import wall_ms
 from ringpost.store.lent import Lent
 from ringpost.store.port import Put
-from ringpost.store.sqlite_url import ONE_LIBRARY, file_of, is_file
+from ringpost.store.sqlite.url import ONE_LIBRARY, file_of, is_file
 
 _LOOK_SQLITE = (
     "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'ringpost_outbox'),"

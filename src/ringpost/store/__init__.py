@@ -39,7 +39,7 @@ async def holds_store(lent: Lent, url: str | None) -> bool:
 
 
 def _memory(rest: str, settings: Settings, on_failed: Failed | None) -> Store:
-    from ringpost.store.memory import MemoryStore
+    from ringpost.store.memory.store import MemoryStore
 
     if rest:
         raise StoreError(f"'memory:{rest}' names no store: the one in memory has no name. Write 'memory:'.")
@@ -48,7 +48,7 @@ def _memory(rest: str, settings: Settings, on_failed: Failed | None) -> Store:
 
 def _sqlite(rest: str, settings: Settings, on_failed: Failed | None) -> Store:
     """Make a store in a file. The driver is loaded here only: most programs that import Ringpost need none."""
-    from ringpost.store.sqlite import SqliteStore
+    from ringpost.store.sqlite.store import SqliteStore
 
     path = rest.removeprefix("///")
     if not path or path == rest:
@@ -62,7 +62,7 @@ def _sqlite(rest: str, settings: Settings, on_failed: Failed | None) -> Store:
 def _postgresql(rest: str, settings: Settings, on_failed: Failed | None) -> Store:
     """Make a store in a database. Its driver is an extra."""
     try:
-        from ringpost.store.postgres import PostgresStore
+        from ringpost.store.postgres.store import PostgresStore
     except ModuleNotFoundError as exc:
         if exc.name != "asyncpg":
             raise

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from ringpost.core.life import Happening
 from ringpost.core.message import Kind, Message, Settlement, State
 from ringpost.settings import Settings
-from ringpost.store.memory import MemoryStore
-from ringpost.store.memory_rows import Row
+from ringpost.store.memory.rows import Row
+from ringpost.store.memory.store import MemoryStore
 from ringpost.store.port import Put, Tended
 from ringpost.testing.faults import Faults
 

@@ -31,7 +31,7 @@ from ringpost.http.server import Server
 from ringpost.service.host import Host
 from ringpost.service.slots import Slots
 from ringpost.settings import Settings
-from ringpost.store.memory import MemoryStore
+from ringpost.store.memory.store import MemoryStore
 from simulated.disk import Disk
 from simulated.history import Asked, Ending, History, Watched
 from simulated.machine import Loop, Process, current, inside

@@ -15,7 +15,7 @@ from ringpost.core.budget import Budget
 from ringpost.core.message import Settlement, State
 from ringpost.forward import poster
 from ringpost.service import slots
-from ringpost.store.memory import MemoryStore
+from ringpost.store.memory.store import MemoryStore
 
 Twin = Callable[[], AbstractContextManager[Any]]
 

@@ -1,0 +1,1 @@
+"""The store of tests: as the others, but gone with its process."""

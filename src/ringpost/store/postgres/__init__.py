@@ -1,0 +1,1 @@
+"""The store on a PostgreSQL server, through asyncpg: as many machines on it as there are."""

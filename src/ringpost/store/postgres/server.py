@@ -1,0 +1,147 @@
+"""Reaching a PostgreSQL server: what its URL says, opening connections, and what the server is worth."""
+
+import asyncio
+import re
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+
+from msgspec import Struct
+
+from ringpost.contract.errors import StoreError
+from ringpost.core.receipt import Level
+from ringpost.settings import Settings
+from ringpost.store.postgres.db import Db, Lost, Row, Session, idle_ms, is_lost, is_said, open_driver, refused
+from ringpost.store.postgres.session import OWN
+
+VERSION_MIN = 15
+CONNECT_S = 5.0
+STATEMENT_S = 20.0  # a statement that takes longer has lost its server
+_NAME = re.compile(r"[a-z_][a-z0-9_]{0,40}")
+_RANKS: dict[Level, int] = {"staged": 0, "buffered": 0, "replicated": 1, "durable": 2}
+_SETTINGS = (
+    "SELECT current_setting('server_version_num')::int, current_setting('fsync'), current_setting('full_page_writes'),"
+    " current_setting('synchronous_commit'), current_setting('synchronous_standby_names'),"
+    " pg_is_in_recovery(), current_setting('transaction_read_only'),"
+    f" {OWN}, set_config('idle_in_transaction_session_timeout', $1, $2)"
+)
+_PROXIED = "statement_cache_size"
+_HINT = (
+    "Write 'postgresql://user@host/database'; '?schema=' names another schema than ringpost,"
+    " '&statement_cache_size=0' is for a pooler such as pgbouncer in transaction mode."
+)
+
+
+class Probed(Struct, frozen=True):
+    """What the server is really set to."""
+
+    version: int
+    fsync: str
+    full_page_writes: str
+    synchronous_commit: str
+    standbys: str
+    in_recovery: bool
+    read_only: str
+
+    @property
+    def level(self) -> Level:
+        """Say what a commit on this server is worth."""
+        waits = self.synchronous_commit != "off"
+        if waits and self.fsync == "on" and self.full_page_writes == "on":
+            return "durable"
+        return "replicated" if waits and self.synchronous_commit != "local" and self.standbys else "buffered"
+
+    @property
+    def weak(self) -> str:
+        """Name the setting without which a commit isn't durable, and how to change it."""
+        for name in ("fsync", "full_page_writes"):
+            if getattr(self, name) != "on":
+                return f"the server has {name} = {getattr(self, name)} (set it on in postgresql.conf)"
+        return "the server has synchronous_commit = off (ALTER ROLE … SET synchronous_commit = on)"
+
+
+class Server:
+    """One server as a URL names it. `shown` is the URL without password, for people."""
+
+    def __init__(self, url: str, settings: Settings) -> None:
+        self._wanted: Level = settings.durability
+        parts = _split(url)
+        options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        self.schema = options.pop("schema", "ringpost")
+        cache = options.pop(_PROXIED, "")
+        if _NAME.fullmatch(self.schema) is None:
+            raise StoreError(f"a schema is named by a-z, 0-9 and _, not {self.schema!r}. {_HINT}")
+        if cache and not cache.isdecimal():
+            raise StoreError(f"{_PROXIED} is a number, 0 behind a pooler. {_HINT}")
+        self.pooled = cache == "0"
+        self._cache = int(cache) if cache else 200
+        self._dsn = urlunsplit(parts._replace(query=urlencode(options)))
+        self._listen_dsn = self._dsn if settings.listen_url is None else settings.listen_url
+        self.listens = settings.listen_url is not None or not self.pooled
+        user = f"{unquote(parts.username)}@" if parts.username else ""
+        port = f":{parts.port}" if parts.port else ""
+        self.shown = f"postgresql://{user}{parts.hostname or options.get('host', '')}{port}{parts.path}"
+        self.probed: Probed | None = None
+
+    async def connect(self) -> Db:
+        """Open a connection. Raises StoreError where the server isn't there, refuses, or is worth less than asked."""
+        db = await self._connect(self._dsn)
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                probed, session = await _probe(db, pooled=self.pooled)
+            self._accept(probed)
+        except BaseException as exc:
+            db.terminate()
+            if isinstance(exc, (Lost, TimeoutError)):
+                raise refused(exc, self.shown) from exc
+            raise
+        self.probed = probed
+        if not self.pooled and session.began is not None:
+            db.session = session
+        return db
+
+    async def connect_to_listen(self) -> Db:
+        """Open a connection that notifications reach."""
+        return await self._connect(self._listen_dsn)
+
+    async def _connect(self, dsn: str) -> Db:
+        try:
+            driver = await open_driver(dsn, connect_s=CONNECT_S, statement_s=STATEMENT_S, cached=self._cache)
+        except ValueError as exc:  # its text may repeat the URL
+            raise StoreError(f"the URL of the store {self.shown} can't be read. {_HINT}") from exc
+        except Exception as exc:
+            if is_said(exc) or is_lost(exc):
+                raise refused(exc, self.shown) from exc
+            raise
+        return Db(driver, self.schema, pooled=self.pooled)
+
+    def _accept(self, probed: Probed) -> None:
+        if probed.version < VERSION_MIN * 10_000:
+            raise StoreError(
+                f"{self.shown} is PostgreSQL {probed.version // 10_000}; Ringpost needs {VERSION_MIN} or later"
+            )
+        if probed.in_recovery:
+            raise StoreError(f"{self.shown} is a replica (pg_is_in_recovery); name the primary as `store`")
+        if probed.read_only == "on":
+            raise StoreError(f"{self.shown} is read only (default_transaction_read_only = on); a store writes")
+        if _RANKS[probed.level] < _RANKS[self._wanted]:
+            raise StoreError(
+                f"a receipt of {self.shown} would not be {self._wanted}: {probed.weak}."
+                f' Change that, or ask for less: durability = "{probed.level}"'
+            )
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as exc:
+        raise StoreError(f"this is no URL of a PostgreSQL server. {_HINT}") from exc
+    if not url.startswith("postgresql://") or not parts.path.strip("/"):
+        raise StoreError(f"the URL of the store names no database. {_HINT}")
+    return parts
+
+
+async def _probe(db: Db, *, pooled: bool) -> tuple[Probed, Session]:
+    """Ask what the server is set to, and bound how long a turn of this session may stand idle (behind a pooler, where
+    the next to ask would get it, each turn says so itself)."""
+    row: Row = (await db.fetch(_SETTINGS, str(idle_ms()), pooled))[0]
+    return Probed(*row[:-3]), Session(*row[-3:-1])

@@ -89,10 +89,9 @@ class Killing:
     async def cycle(self) -> None:
         """Wait until both are at work, then for a random moment; kill one or both, and start what was killed."""
         diary = self.scene.diary
-        begun = len(diary.all(effect=..., pid=self.receiver.pid))
-        sent = len(diary.all(receipt=..., pid=self.sender.pid))
-        await diary.until(begun + 1, effect=..., pid=self.receiver.pid)
-        await diary.until(sent + 1, receipt=..., pid=self.sender.pid)
+        now = len(diary.lines)
+        await diary.until(1, now, effect=..., pid=self.receiver.pid)
+        await diary.until(1, now, receipt=..., pid=self.sender.pid)
         await asyncio.sleep(self.random.uniform(0.02, 0.4))
         if not self._deck:
             self._deck = self.random.sample(("sender", "receiver", "both"), 3)

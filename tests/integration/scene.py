@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ class Diary:
 
     def __init__(self) -> None:
         self.lines: list[Line] = []
+        self._having: defaultdict[str, list[Line]] = defaultdict(list)  # by a name that is in them
         self.trouble = ""  # a process that ended by itself
         self._news = asyncio.Event()
         self._rest = b""
@@ -41,7 +43,10 @@ class Diary:
 
     def _read(self) -> None:
         *whole, self._rest = (self._rest + os.read(self._read_end, 1 << 16)).split(b"\n")
-        self.lines += map(json.loads, whole)
+        for line in map(json.loads, whole):
+            self.lines.append(line)
+            for name in line:
+                self._having[name].append(line)
         self.ring()
 
     def ring(self) -> None:
@@ -51,16 +56,23 @@ class Diary:
 
     def all(self, **words: Any) -> list[Line]:
         """Give the lines with these words; `...` stands for anything."""
-        return [
-            line
-            for line in self.lines
-            if all(name in line and (word is ... or line[name] == word) for name, word in words.items())
-        ]
+        fewest = min((self._having[name] for name in words), key=len)
+        return [line for line in fewest if _has(line, words)]
 
-    async def until(self, count: int = 1, /, **words: Any) -> Line:
-        """Wait for so many lines with these words; gives the last of them."""
-        await self.until_so(lambda: len(self.all(**words)) >= count, f"{count} × {words}")
-        return self.all(**words)[count - 1]
+    async def until(self, count: int = 1, begin: int = 0, /, **words: Any) -> Line:
+        """Wait for so many lines with these words, from the begin-th line on; gives the last of them. Each line is
+        looked at once, however many come."""
+        found: list[Line] = []
+        at = begin
+
+        def enough() -> bool:
+            nonlocal at
+            fresh, at = self.lines[at:], len(self.lines)
+            found.extend(line for line in fresh if _has(line, words))
+            return len(found) >= count
+
+        await self.until_so(enough, f"{count} × {words}")
+        return found[count - 1]
 
     async def until_so(self, so: Callable[[], bool], what: str = "") -> None:
         try:
@@ -70,6 +82,10 @@ class Diary:
                     await self._news.wait()
         except TimeoutError:
             raise AssertionError(f"waited {GUARD_S:g} s for {what}; the last lines: {self.lines[-10:]}") from None
+
+
+def _has(line: Line, words: Mapping[str, Any]) -> bool:
+    return all(name in line and (word is ... or line[name] == word) for name, word in words.items())
 
 
 class Running:

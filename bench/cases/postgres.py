@@ -8,17 +8,19 @@ from typing import Any
 
 from servers.postgres import RealPostgres
 
+from bench import children
 from bench.cases.drain import one_process
 from bench.cases.draining import Place, drained
 from bench.figures import Beside, Figure, Row, Target, at_least
 from bench.peers import queues
 from bench.peers.servers import postgres
-from bench.session import Samples, Session, figure, median
+from bench.session import Sample, Samples, Session, figure, median
 from ringpost.settings import Settings
 from ringpost.store import store_for
 
 TIMES = 1.6
 SHARE = 50
+ALONE = "asyncpg alone, a transaction for each row"
 
 
 class Database:
@@ -58,7 +60,12 @@ def rows(session: Session) -> Iterator[Row]:
         deferred = drain("PostgreSQL, tx.defer", many, handler="defer")
         yield _share("PostgreSQL, a handler that writes a row by `tx.defer`, against none", deferred, idle)
         executed = drain("PostgreSQL, tx.execute", few, handler="execute")
-        yield _share("PostgreSQL, a handler that writes a row by `tx.execute`, against none", executed, idle)
+        yield _share(
+            "PostgreSQL, a handler that writes a row by `tx.execute`, against none",
+            executed,
+            idle,
+            drain.alone(few),
+        )
     alone = one_process(session)
     deferred = session.measure("SQLite, tx.defer", lambda: drained(session, many, handler="defer"))
     yield _share("SQLite, a handler that writes a row by `tx.defer`, against none", deferred, alone)
@@ -72,23 +79,44 @@ def _target(theirs: Sequence[Beside]) -> Target:
     return at_least(min([30_000.0, *[TIMES * rate for rate in known]]))
 
 
-def _share(what: str, ours: Samples, idle: Samples) -> Row:
+def _share(what: str, ours: Samples, idle: Samples, raw: Samples | None = None) -> Row:
     base = median(idle["rate"])
-    share = Figure("share", "%", [rate / base * 100 for rate in ours["rate"]], at_least(SHARE))
-    return Row(what, [share, figure(ours, "rate", "/s"), figure(ours, "CPU", "µs")])
+
+    def shares(samples: Samples) -> list[float]:
+        return [rate / base * 100 for rate in samples["rate"]]
+
+    share = Figure("share", "%", shares(ours), at_least(SHARE))
+    limit = None if raw is None else Beside(ALONE, [Figure("share", "%", shares(raw)), figure(raw, "rate", "/s")])
+    return Row(what, [share, figure(ours, "rate", "/s"), figure(ours, "CPU", "µs")], limit)
+
+
+class _Draining:
+    """Drains stores of one server."""
+
+    def __init__(self, session: Session, server: RealPostgres) -> None:
+        self._session = session
+        self._server = server
+
+    def __call__(self, name: str, count: int, **options: Any) -> Samples:
+        return self._session.measure(name, lambda: drained(self._session, count, place=self._place, **options))
+
+    def alone(self, count: int) -> Samples:
+        """Do without us what a handler that writes does, on the same server."""
+
+        def once() -> Sample:
+            with self._session.scratch() as folder:
+                return children.told("raw_handling", folder, url=self._place(folder).url, count=count)
+
+        return self._session.measure(ALONE, once)
+
+    def _place(self, _: Path) -> Place:
+        return Database(self._server)
 
 
 @contextmanager
-def _draining(session: Session) -> Generator[Any]:
+def _draining(session: Session) -> Generator[_Draining]:
     with postgres() as server:
-
-        def place(_: Path) -> Place:
-            return Database(server)
-
-        def drain(name: str, count: int, **options: Any) -> Samples:
-            return session.measure(name, lambda: drained(session, count, place=place, **options))
-
-        yield drain
+        yield _Draining(session, server)
 
 
 async def _made(url: str) -> None:

@@ -28,9 +28,9 @@ from ringpost.core.message import Message, Settlement
 from ringpost.service.context import Context
 from ringpost.service.dry_run import DryRun
 from ringpost.service.lender import Lender
+from ringpost.store import users_sql
 from ringpost.store.lent import lost_connection
 from ringpost.store.port import Joining
-from ringpost.store.postgres import users_sql
 
 __all__ = ["session"]
 

@@ -35,7 +35,7 @@ class Statements:
     def _within(self, link: Link) -> bool:
         """Say whether a transaction is open."""
         transaction = self._open[link]
-        return bool(transaction) and transaction[-1] not in (b"COMMIT", b"ROLLBACK")
+        return bool(transaction) and not transaction[-1].endswith((b"COMMIT", b"ROLLBACK"))
 
     def _run(self, data: bytes) -> list[bytes]:
         """Give the statements that a piece of the requests runs."""
@@ -49,6 +49,7 @@ class Statements:
         """Say of a request whether it is the COMMIT of a transaction that ran such a statement."""
 
         def asked(link: Link, data: bytes) -> bool:
-            return b"COMMIT" in self._run(data) and any(part.encode() in text for text in self._open[link])
+            commits = any(text.endswith(b"COMMIT") for text in self._run(data))
+            return commits and any(part.encode() in text for text in self._open[link])
 
         return asked

@@ -192,6 +192,7 @@ def tell_settlements() -> None:
 def _unfenced() -> None:
     """Settle whatever runs, whoever holds it."""
     sqlite_settle.held = lambda turn, settlements: [True] * len(settlements)
+    postgres_settle.lone = lambda one: False  # what is settled with the COMMIT is compared by a function of the server
     sqlite_settle._SETTLE = _changed(sqlite_settle._SETTLE, " AND fence = ?7", " AND (fence = ?7 OR true)")
     for name in ("_SETTLE", "_SETTLE_MORE", "_TURN", "_TURN_MORE"):
         sql = _changed(getattr(postgres_settle, name), "AND m.fence = g.fence AND m.state", "AND m.state")

@@ -14,6 +14,7 @@ from ringpost.store.port import Claimed, Note, SqlTransaction
 from ringpost.store.postgres import bell as postgres_bell
 from ringpost.store.postgres import claim as postgres_claim
 from ringpost.store.postgres import db as postgres_db
+from ringpost.store.postgres import schema as postgres_schema
 from ringpost.store.postgres import settle as postgres_settle
 from ringpost.store.postgres import tend as postgres_tend
 from ringpost.store.postgres import turn as postgres_turn
@@ -120,12 +121,12 @@ async def test_without_the_lock_of_the_line_it_would(
 
 
 async def _put_within(transaction: object, sent: Message) -> None:
-    from ringpost.store import postgres_put
+    from ringpost.store.postgres.put import put_all
     from ringpost.store.postgres.turn import Queues
 
     turn = Turn(transaction._db, Queues())  # type: ignore[attr-defined]
     await turn.queues.make(turn.db, [sent.queue])
-    await postgres_put.put_all(turn, [sent], None)
+    await put_all(turn, [sent], None)
 
 
 async def test_a_put_in_one_process_wakes_another(four: list[PostgresStore], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,3 +322,17 @@ async def test_broken_sql_is_caught(
     monkeypatch.setattr(module, name, broken)
     with pytest.raises(Violation):
         await check(_case(case), stores.empty)  # type: ignore[arg-type]
+
+
+async def test_a_commit_that_compares_no_fence_is_caught(stores: PostgresStores) -> None:
+    whole = postgres_schema.SETTLE_ONE.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION")
+    broken = whole.replace("AND m.fence = held ", "")
+    assert broken != whole
+    server = await asyncpg.connect(stores.url)
+    try:
+        await server.execute(broken)
+        with pytest.raises(Violation):
+            await check(_case("a lost fence commits nothing"), stores.empty)  # type: ignore[arg-type]
+    finally:
+        await server.execute(whole)
+        await server.close()

@@ -10,6 +10,7 @@ _EMPTY_WAKES_MAX = 2
 _HUSH_S_FIRST = 0.005
 _HUSH_S_MAX = 1.0
 _STALE_S = 0.020
+_FEW = 8  # what is less than this part of all slots
 
 
 class Lane:
@@ -63,6 +64,10 @@ class Lane:
     def worth_a_look(self, now_s: float) -> bool:
         """Say whether a turn that is taken anyway should look here too: a busy process is sent no wake-ups."""
         return self._warm or now_s - self.looked_s > _STALE_S
+
+    def few(self, count: int, now_s: float, gap_s: float) -> bool:
+        """Say whether that many are few to ask for so soon after the last time."""
+        return count * _FEW < self.slots.total and now_s - self.looked_s < gap_s
 
     def reserve(self, count: int, now_s: float) -> None:
         """Take note of a claim that is about to be made."""

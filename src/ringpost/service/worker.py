@@ -38,6 +38,7 @@ _LOG = logging.getLogger("ringpost.worker")
 _POLL_S = 5.0
 _TRICKLE_S = 0.1  # while the loop is late, messages still get on: a few claims a second
 _PAUSE_S = 0.001
+_GATHER_S = 0.005  # a claim of few waits for more, but no longer than this after the last one
 _SHED_S = 0.005  # how long a queue without room may still be listened to
 _BACKOFF_S_FIRST = 0.05
 _BACKOFF_S_MAX = 1.0
@@ -109,6 +110,7 @@ class Worker:
         self._turn_given_up = False
         self._shedding = False
         self._pausing = False
+        self._gathering = False
         self._timers: set[asyncio.TimerHandle] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
@@ -245,8 +247,11 @@ class Worker:
             self._look_at([*settlements, *(one.settlement for one in settled)] if settled else settlements, now_s)
             if settled:
                 self._count_ended(settled)
-        want = self._reserve(now_s, bool(settlements or settled)) if self._may_claim(now_s) else {}
+        want = self._wanted(now_s, bool(settlements or settled)) if self._may_claim(now_s) else {}
+        if want and not settlements and self._gathers(want, now_s):
+            want = {}
         if want or settlements:
+            self._reserve(want, now_s)
             turn = _Turn(want, settlements, self._ask_suspects(want), now_s)
             self._turn = asyncio.get_running_loop().create_task(self._take(turn), name="ringpost-turn")
         else:
@@ -265,17 +270,36 @@ class Worker:
         """Say whether calls run here, to which claims must yield."""
         return any(lane.slots.calls for lane in self._lanes.values())
 
-    def _reserve(self, now_s: float, settling: bool) -> dict[str, int]:
+    def _wanted(self, now_s: float, settling: bool) -> dict[str, int]:
         """Say what is to be claimed: at most as many as slots are free, and not if too much is unsettled."""
         want: dict[str, int] = {}
+        left = self._held_max - self._held
         for lane in self._lanes.values():
             if lane.hungry or (settling and lane.worth_a_look(now_s)):
-                count = min(lane.room(now_s), self._held_max - self._held)
+                count = min(lane.room(now_s), left)
                 if count > 0:
                     want[lane.queue] = count
-                    lane.reserve(count, now_s)
-                    self._held += count
+                    left -= count
         return want
+
+    def _gathers(self, want: Mapping[str, int], now_s: float) -> bool:
+        """Say whether a claim waits for more slots to become free, as where handlers commit one by one: then a turn
+        has nothing to settle, and would be taken for each of them."""
+        if any(not self._lanes[queue].few(count, now_s, _GATHER_S) for queue, count in want.items()):
+            return False
+        if not self._gathering:
+            self._gathering = True
+            self._later(_GATHER_S, self._gathered)
+        return True
+
+    def _gathered(self) -> None:
+        self._gathering = False
+        self._kick()
+
+    def _reserve(self, want: Mapping[str, int], now_s: float) -> None:
+        for queue, count in want.items():
+            self._lanes[queue].reserve(count, now_s)
+            self._held += count
 
     def _look_at(self, settlements: list[Settlement], now_s: float) -> None:
         """Take note of what has ended before it is committed."""

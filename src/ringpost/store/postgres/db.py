@@ -96,6 +96,11 @@ def would_write(exc: BaseException) -> bool:
     return isinstance(exc, asyncpg.ReadOnlySQLTransactionError)
 
 
+def lost_fence(exc: BaseException) -> bool:
+    """Say whether a settlement was refused because others have the row."""
+    return is_said(exc) and getattr(exc, "sqlstate", "") == "RP001"
+
+
 def is_forbidden(exc: BaseException) -> bool:
     """Say whether the role may not do this."""
     return isinstance(exc, asyncpg.InsufficientPrivilegeError)
@@ -159,8 +164,9 @@ class Db:
     async def begin(self) -> None:
         await self._guarded(self.driver.execute, self._begin)
 
-    async def commit(self) -> None:
-        await self._guarded(self.driver.execute, "COMMIT")
+    async def commit(self, last: str = "") -> None:
+        """Commit, after a last statement, as it stands, in the same round trip."""
+        await self._colliding(self.driver.execute, f"{last}; COMMIT" if last else "COMMIT")
 
     async def roll_back(self) -> None:
         """Undo what is open. Where that can't be, the connection goes, and the server undoes it."""
@@ -188,8 +194,11 @@ class Db:
             self.driver.terminate()
 
     async def _guarded(self, run: Callable[..., Any], sql: str, *values: Any) -> Any:
+        return await self._colliding(run, self.text(sql), *values)
+
+    async def _colliding(self, run: Callable[..., Any], sql: str, *values: Any) -> Any:
         try:
-            return await self._guarded_as_is(run, self.text(sql), *values)
+            return await self._guarded_as_is(run, sql, *values)
         except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError) as exc:
             raise Again(str(exc)) from exc
 

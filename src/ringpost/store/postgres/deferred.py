@@ -4,7 +4,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from ringpost.core.message import Settlement, Statement
-from ringpost.store.postgres import settle, users_sql
+from ringpost.store import users_sql
+from ringpost.store.postgres import settle
 from ringpost.store.postgres.db import Lost
 from ringpost.store.postgres.turn import Turn
 

@@ -20,12 +20,35 @@ async def end(turn: Turn, settlement: Settlement | None, staged: Sequence[Messag
     """
     if settlement is not None and not (await settle.settle_all(turn, [settlement]))[0]:
         return False
-    if settlement is None and staged:
+    if settlement is None:
+        await _put(turn, staged)
+    await _tell(turn)
+    return True
+
+
+async def end_and_commit(turn: Turn, settlement: Settlement | None, staged: Sequence[Message]) -> bool:
+    """Do the same and commit, in as few round trips as can be; False where the fence was lost: then nothing is
+    committed."""
+    if settlement is None or not settle.lone(settlement):
+        if not await end(turn, settlement, staged):
+            return False
+        await turn.db.commit()
+        return True
+    await _put(turn, settlement.staged)
+    await _tell(turn)
+    return await settle.settle_and_commit(turn, settlement)
+
+
+async def _put(turn: Turn, staged: Sequence[Message]) -> None:
+    if staged:
         await put.put_all(turn, staged, None)
+
+
+async def _tell(turn: Turn) -> None:
+    """Put what tells others of ends, and count what nobody got."""
     await turn.put_letters(put.put_all)
     if turn.missed:
         await read.count_gaps(turn)
-    return True
 
 
 def _messages(settlement: Settlement | None, staged: Sequence[Message]) -> Sequence[Message]:

@@ -89,8 +89,30 @@ CREATE INDEX log_event ON ringpost.log (event, pos);
 CREATE INDEX log_until ON ringpost.log (until_ms);
 """
 
+SETTLE_ONE = """
+-- Settle a row that ends and stays, in the round trip of a COMMIT. A query that ends with COMMIT can't ask what came
+-- before, so a lost fence is an error, which keeps COMMIT from coming. Its plan is made once for a session, perhaps
+-- when there were few rows: it must not read all.
+CREATE FUNCTION ringpost.settle_one(
+  in ref bigint, in held bigint, in goal int, in answered int, in why int, in charge int
+) RETURNS void LANGUAGE plpgsql SET enable_seqscan = off AS $$
+DECLARE
+  won record;
+BEGIN
+  UPDATE ringpost.message m SET state = goal, status = answered, cause = why, attempts = m.attempts + charge,
+    holder = 0, settled_ms = ringpost.now_ms(), purge_ms = ringpost.now_ms() + 1000::bigint * m.keep_s
+  WHERE m.seq = ref AND m.fence = held AND m.state + 0 = 5 RETURNING m.queue, m.kind, m.size INTO won;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'the fence of row % was lost', ref USING ERRCODE = 'RP001';
+  END IF;
+  IF won.kind = 2 THEN
+    INSERT INTO ringpost.tally VALUES (won.queue, 0, 1, -1, -won.size, won.size);
+  END IF;
+END $$;
+"""
+
 # Step n brings a schema from version n to n + 1.
-STEPS: tuple[Step, ...] = (Step(TABLES + VACUUM), Step(LOG))
+STEPS: tuple[Step, ...] = (Step(TABLES + VACUUM), Step(LOG), Step(SETTLE_ONE))
 
 
 _READ_VERSIONS = "SELECT key, value FROM ringpost.meta WHERE key IN ('schema', 'needs')"

@@ -9,7 +9,7 @@ import msgspec
 from ringpost.core.keep import KEEP_DEAD_S
 from ringpost.core.message import Answer, Cause, Failure, Kind, Settlement, State
 from ringpost.store.postgres import claim, end, put
-from ringpost.store.postgres.db import Db, Row
+from ringpost.store.postgres.db import Db, Row, lost_fence
 from ringpost.store.postgres.turn import Turn, columns
 
 FAILURES_KEPT = 5
@@ -73,6 +73,7 @@ _ONE_FAILURE = (
     "INSERT INTO ringpost.failure (seq, slot, detail) VALUES ($1, $2, $3)"
     " ON CONFLICT (seq, slot) DO UPDATE SET detail = excluded.detail"
 )
+_SETTLE_ONE = "SELECT ringpost.settle_one"
 # What an earlier try has settled, whose answer didn't come: nobody else can have, as nobody else has this fence.
 _SETTLED_BEFORE = (
     "SELECT m.seq, m.fence FROM ringpost.message m"
@@ -117,10 +118,9 @@ def _values(settlements: Sequence[Settlement]) -> list[list[object]]:
     failures: list[tuple[object, ...]] = []
     for one in settlements:
         delivery, answer = one.delivery, one.answer
-        charge = one.charge and one.to is not State.READY
         status = None if answer is None else answer.status
-        rows.append((delivery.ref, delivery.fence, one.to, status, one.cause, int(charge), round(one.delay_s * 1000)))
-        if answer is not None and (answer.body or answer.retry_after_s is not None or answer.content_type != _JSON):
+        rows.append((delivery.ref, delivery.fence, one.to, status, one.cause, _charge(one), round(one.delay_s * 1000)))
+        if answer is not None and _says_more(answer):
             more = (answer.content_type, answer.retry_after_s, answer.processed, answer.body)
             answers.append((delivery.ref, delivery.fence, *more))
         if one.failure is not None:
@@ -133,6 +133,14 @@ def _values(settlements: Sequence[Settlement]) -> list[list[object]]:
         *(columns(answers) or [[] for _ in range(6)]),
         *(columns(failures) or [[] for _ in range(4)]),
     ]
+
+
+def _charge(one: Settlement) -> int:
+    return int(one.charge and one.to is not State.READY)
+
+
+def _says_more(answer: Answer) -> bool:
+    return bool(answer.body) or answer.retry_after_s is not None or answer.content_type != _JSON
 
 
 def plain(one: Settlement) -> bool:
@@ -148,6 +156,30 @@ async def settle_and_claim(turn: Turn, settlements: Sequence[Settlement], want: 
     rows = await turn.db.fetch(sql, *values, *want)
     await note(turn, settlements)
     return rows
+
+
+def lone(one: Settlement) -> bool:
+    """Say whether a settlement ends a row that stays, and concerns no other."""
+    kept = one.to.terminal and one.to is not State.DEAD and not removes(one)
+    return kept and one.delivery.line is None and one.failure is None
+
+
+async def settle_and_commit(turn: Turn, one: Settlement) -> bool:
+    """Settle what is `lone`, after all else of its transaction, and commit in the same round trip; False where the
+    fence was lost: then nothing is committed."""
+    delivery, answer = one.delivery, one.answer
+    if answer is not None and _says_more(answer):
+        await keep_answer(turn.db, delivery.ref, answer)
+    await note(turn, [one])
+    status = "NULL" if answer is None else int(answer.status)
+    values = f"{delivery.ref:d}, {delivery.fence:d}, {one.to:d}, {status}, {one.cause:d}, {_charge(one)}"
+    try:
+        await turn.db.commit(f"{turn.db.text(_SETTLE_ONE)}({values})")
+    except Exception as exc:
+        if not lost_fence(exc):
+            raise
+        return False
+    return True
 
 
 async def _settle_rows(turn: Turn, settlements: Sequence[Settlement]) -> set[tuple[int, int]]:

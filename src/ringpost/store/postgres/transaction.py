@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 from ringpost.contract.errors import StoreError, TransactionHeldTooLong, UsageError
 from ringpost.core.message import Message, Settlement, Statement
-from ringpost.store.postgres import handling, settle, users_sql
+from ringpost.store import users_sql
+from ringpost.store.postgres import handling, settle
 from ringpost.store.postgres.db import Again, Db, Lost, Row, stood_idle, would_write
 from ringpost.store.postgres.link import PATIENCE_S, Link
 from ringpost.store.postgres.turn import Queues, Turn
@@ -174,10 +175,9 @@ class PostgresTransaction:
     ) -> bool:
         await self._run(db, sql if settlement is None else settlement.sql)
         turn = Turn(db, await self._pool.know(handling.queues_of(settlement, staged)))
-        if not await handling.end(turn, settlement, staged):
-            return False
         try:
-            await db.commit()
+            if not await handling.end_and_commit(turn, settlement, staged):
+                return False
         except Lost:
             if settlement is None or not await self._was_committed(settlement):
                 raise

@@ -21,6 +21,7 @@ from ringpost.core.message import Message, Settlement, Statement
 from ringpost.store.sqlite.disk import FATAL
 from ringpost.store.sqlite.guard import Guard
 from ringpost.store.sqlite.reader import Reader, Writes
+from ringpost.store.users_sql import may_read_only
 
 
 class Ending(Struct, frozen=True):
@@ -83,7 +84,7 @@ class SqliteTransaction:
     async def execute(self, statement: Statement) -> list[tuple[Any, ...]]:
         """Run a statement: by itself if it only reads and nothing was written, else in the transaction."""
         self._check()
-        if not self._begun:
+        if not self._begun and may_read_only(statement[0]):
             try:
                 return await self._means.reader.run(statement)
             except Writes:

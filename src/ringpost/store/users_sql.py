@@ -29,8 +29,9 @@ def first_word(sql: str) -> str:
     return next((word.lower() for match in _WORDS.finditer(sql) if (word := match[2])), "")
 
 
+@lru_cache(512)
 def may_read_only(sql: str) -> bool:
-    """Say whether a statement may be one that only reads; the server knows for sure."""
+    """Say whether a statement may be one that only reads; the database knows for sure."""
     return first_word(sql) in _READS
 
 
@@ -57,6 +58,7 @@ def ends(sql: str) -> str:
     return ""
 
 
+@lru_cache(512)
 def check(sql: str, schema: str) -> None:
     """Refuse what would end the transaction or change the session, and what names the store's own tables."""
     word = first_word(sql)
@@ -81,15 +83,19 @@ def positional(statement: Statement) -> tuple[str, Sequence[object]]:
     sql, values = statement
     if not isinstance(values, Mapping):
         return sql, values
+    text, names = _numbered(sql)
+    for name in names:
+        if name not in values:
+            raise UsageError(f"the statement has :{name}, for which there is no value")
+    return text, [values[name] for name in names]
+
+
+@lru_cache(512)
+def _numbered(sql: str) -> tuple[str, Sequence[str]]:
     names: dict[str, int] = {}
 
     def number(match: re.Match[str]) -> str:
         name = match[2]
-        if name is None:
-            return match[0]
-        if name not in values:
-            raise UsageError(f"the statement has :{name}, for which there is no value")
-        return f"${names.setdefault(name, len(names) + 1)}"
+        return match[0] if name is None else f"${names.setdefault(name, len(names) + 1)}"
 
-    text = _NAMED.sub(number, sql)
-    return text, [values[name] for name in names]
+    return _NAMED.sub(number, sql), tuple(names)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ringpost.store.postgres.users_sql import ends, may_write
+from ringpost.store.users_sql import ends, may_write
 
 READS = [
     "SELECT 1",

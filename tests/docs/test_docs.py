@@ -81,7 +81,11 @@ class Reader:
 
     def start(self, command: str) -> None:
         started = subprocess.Popen(
-            ["bash", "-c", f"exec {command}"], cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL
+            ["bash", "-c", f"exec {command}"],
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # also where the tests run with it ignored
         )
         self.running.append(started)
         if "ringpost run" not in command:
@@ -104,8 +108,9 @@ class Reader:
         assert re.fullmatch(pattern, got.strip(), re.DOTALL), f"$ {command}\n{got}\n--- expected\n{expected}"
 
     def leave(self) -> None:
+        """Press Ctrl-C: unlike after SIGTERM nobody else has to notice first."""
         for process in self.running:
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGINT)
         for process in self.running:
             process.wait(30)
 

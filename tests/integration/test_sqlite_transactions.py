@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,27 @@ from ringpost.testing.conformance.suite import HOLDER, LEASE_S, QUEUE, new_id
 HOLD_S = 0.08
 
 
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    store = SqliteStore(tmp_path / "store.db", Settings(tx_hold_max_s=HOLD_S))
+@asynccontextmanager
+async def a_store(folder: Path, hold_s: float) -> AsyncIterator[SqliteStore]:
+    store = SqliteStore(folder / "store.db", Settings(tx_hold_max_s=hold_s))
     await store.open(create=True)
     await run(store, "CREATE TABLE effect (name TEXT PRIMARY KEY, owner TEXT)")
     yield store
     await store.close()
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    """Give a store whose turn may be held for longer than any test takes."""
+    async with a_store(tmp_path, 5.0) as store:
+        yield store
+
+
+@pytest.fixture
+async def hasty(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    """Give one whose turn may be held for no longer than HOLD_S."""
+    async with a_store(tmp_path, HOLD_S) as store:
+        yield store
 
 
 def begin(store: SqliteStore) -> SqlTransaction:
@@ -113,8 +128,10 @@ async def test_what_is_refused_is_refused_read_written_and_deferred(store: Sqlit
 
 async def test_a_trigger_cannot_write_what_a_statement_may_not(store: SqliteStore) -> None:
     await run(store, "CREATE TRIGGER sly AFTER INSERT ON effect BEGIN DELETE FROM ringpost_message; END")
+    transaction = begin(store)
     with pytest.raises(UsageError, match="ringpost_message"):
-        await insert(begin(store), "a")
+        await insert(transaction, "a")
+    await transaction.rollback()
 
 
 async def test_statements_of_the_store_are_not_lent_out_of_its_cache(store: SqliteStore) -> None:
@@ -161,22 +178,22 @@ async def test_parameters_go_by_position_and_by_name(store: SqliteStore) -> None
 # --- how long
 
 
-async def test_who_holds_the_turn_for_too_long_is_rolled_back_and_told_where_it_stood(store: SqliteStore) -> None:
-    transaction = begin(store)
+async def test_who_holds_the_turn_for_too_long_is_rolled_back_and_told_where_it_stood(hasty: SqliteStore) -> None:
+    transaction = begin(hasty)
     await insert(transaction, "a")
-    (put,) = await asyncio.wait_for(store.put([Message(new_id(), QUEUE, b"1")]), 5)  # waits for the turn, not for ever
+    (put,) = await asyncio.wait_for(hasty.put([Message(new_id(), QUEUE, b"1")]), 5)  # waits for the turn, not for ever
     assert not put.refused
     for attempt in (transaction.execute(("SELECT 1", ())), transaction.commit(None)):
         with pytest.raises(TransactionHeldTooLong, match=r"80 ms.*await smtp\.send"):
             await attempt
     await transaction.rollback()
-    assert await names(store) == []
+    assert await names(hasty) == []
 
 
-async def test_a_blocked_loop_does_not_keep_the_turn(store: SqliteStore, tmp_path: Path) -> None:
+async def test_a_blocked_loop_does_not_keep_the_turn(hasty: SqliteStore, tmp_path: Path) -> None:
     other = SqliteStore(tmp_path / "store.db", Settings())
     await other.open()
-    transaction = begin(store)
+    transaction = begin(hasty)
     await insert(transaction, "a")
     renewing = asyncio.get_running_loop().run_in_executor(None, other.renew, HOLDER, LEASE_S)
     time.sleep(HOLD_S * 3)  # noqa: ASYNC251 (that is the case)
@@ -192,14 +209,14 @@ ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) "
 @pytest.mark.parametrize(
     "sql", [f"{ENDLESS} SELECT max(i) FROM n", f"{ENDLESS} INSERT INTO effect(name) SELECT i FROM n"]
 )
-async def test_a_statement_that_does_not_end_is_stopped(store: SqliteStore, sql: str) -> None:
-    transaction = begin(store)
+async def test_a_statement_that_does_not_end_is_stopped(hasty: SqliteStore, sql: str) -> None:
+    transaction = begin(hasty)
     await transaction.lock()
     with pytest.raises(TransactionHeldTooLong):
         await asyncio.wait_for(transaction.execute((sql, ())), 5)
     with pytest.raises(TransactionHeldTooLong):
         await transaction.commit(None)
-    assert await names(store) == []
+    assert await names(hasty) == []
 
 
 async def test_one_after_the_other_has_the_turn(store: SqliteStore) -> None:
@@ -213,15 +230,15 @@ async def test_one_after_the_other_has_the_turn(store: SqliteStore) -> None:
     assert len(await names(store)) == 20
 
 
-async def test_two_that_wait_for_each_other_end(store: SqliteStore) -> None:
-    first, second = begin(store), begin(store)
+async def test_two_that_wait_for_each_other_end(hasty: SqliteStore) -> None:
+    first, second = begin(hasty), begin(hasty)
     await insert(first, "a")
     waiting = asyncio.ensure_future(insert(second, "b"))
     with pytest.raises(TransactionHeldTooLong):
         await waiting  # as long as the first has the turn
         await insert(first, "c")
     assert await second.commit(None)
-    assert await names(store) == ["b"]
+    assert await names(hasty) == ["b"]
 
 
 async def test_the_turn_is_given_up_in_the_middle_of_a_statement_of_a_cancelled_task(store: SqliteStore) -> None:

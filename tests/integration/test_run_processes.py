@@ -58,6 +58,27 @@ RUN = """
     if __name__ == "__main__":
         run(tried, **eval(sys.argv[1]))
 """
+NEVER_ENDS = """
+    @tried.implements(Tried.block)
+    def never(length_s: float) -> str:
+        print("blocking", file=sys.stderr, flush=True)
+        while True:
+            time.sleep(0.05)
+
+    if __name__ == "__main__":
+        run(tried, **eval(sys.argv[1]))
+        print("run has returned", file=sys.stderr, flush=True)
+"""
+WAITED_FOR = """
+    from concurrent.futures import ThreadPoolExecutor
+    from ringpost.service import threads
+
+    class Waited(ThreadPoolExecutor):
+        def close(self):
+            self.shutdown(wait=False, cancel_futures=True)
+
+    threads.Daemons = Waited
+"""
 
 
 class Process:
@@ -200,6 +221,23 @@ async def test_what_runs_beyond_the_grace_is_cancelled(tmp_path: Path) -> None:
         assert await program.ended() == 0
         answer = await napping
         assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+
+
+@pytest.mark.parametrize("twin", [False, True])
+async def test_a_function_that_never_ends_keeps_no_process(tmp_path: Path, twin: bool) -> None:
+    service = SERVICE.partition("    @tried.implements(Tried.block)")[0]
+    async with started(tmp_path, {}, (WAITED_FOR if twin else "") + service + NEVER_ENDS, RINGPOST_SHUTDOWN="4") as it:
+        base = await it.url()
+        blocking = asyncio.create_task(post(base, "block", "50"))
+        await it.says("blocking")
+        it.tell(signal.SIGINT)
+        assert (await blocking).status_code == 503
+        await it.says("run has returned")
+        if twin:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(it.process.wait(), 1.0)
+        else:
+            assert await it.ended() == 0
 
 
 async def test_a_loop_that_hangs_is_ended_by_the_kernel(tmp_path: Path) -> None:

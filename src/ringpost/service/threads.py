@@ -4,7 +4,9 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from functools import partial
+from queue import SimpleQueue
 from typing import Any
 
 from ringpost.service.slots import Slots
@@ -18,7 +20,7 @@ class Threads:
         """`half_lost` is called with an operation's name when half of its slots or more are lost."""
         self._half_lost = half_lost
         self.running = 0  # functions that somebody waits for
-        self._pool = ThreadPoolExecutor(max(count, 1), thread_name_prefix="ringpost-handler")
+        self._pool = Daemons(max(count, 1))
 
     async def run(self, slots: Slots, function: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> Any:
         """Run a function in a thread, with the context variables of this task.
@@ -27,7 +29,7 @@ class Threads:
         ends costs one slot and not, message after message, all threads.
         """
         context = contextvars.copy_context()
-        running = self._pool.submit(context.run, _here, function, *arguments, **keywords)
+        running = self._pool.submit(partial(context.run, _here, function, *arguments, **keywords))
         self.running += 1
         try:
             return await asyncio.wrap_future(running)
@@ -40,7 +42,7 @@ class Threads:
 
     def close(self) -> None:
         """Take no more work. Threads that still run are left to themselves."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.close()
 
     def _give_up(self, slots: Slots, running: Future[Any]) -> None:
         loop = asyncio.get_running_loop()
@@ -55,6 +57,52 @@ class Threads:
                 pass
 
         running.add_done_callback(ended)
+
+
+class Daemons:
+    """As many threads as there is work for at once, `count` at most. Unlike those of a ThreadPoolExecutor no process
+    waits for them at its exit: a function that never ends would keep it for ever."""
+
+    def __init__(self, count: int) -> None:
+        self._left = count  # that may still be started
+        self._work: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._idle = threading.Semaphore(0)
+
+    def submit(self, function: Callable[[], Any]) -> Future[Any]:
+        """Run a function in a thread as soon as one is free. Call it from one thread."""
+        future: Future[Any] = Future()
+        self._work.put((future, function))
+        if not self._idle.acquire(blocking=False) and self._left:
+            self._left -= 1
+            threading.Thread(target=self._run, name="ringpost-handler", daemon=True).start()
+        return future
+
+    def close(self) -> None:
+        """Let threads end with what they are at, and cancel what hasn't begun."""
+        while not self._work.empty():
+            item = self._work.get()
+            if item is not None:
+                item[0].cancel()
+        self._work.put(None)
+
+    def _run(self) -> None:
+        while (item := self._work.get()) is not None:
+            _done(*item)
+            del item  # or it stays until the next one comes
+            self._idle.release()
+        self._work.put(None)  # for the others
+
+
+def _done(future: Future[Any], function: Callable[[], Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = function()
+    except BaseException as error:  # noqa: BLE001 (a border: it is raised where somebody waits for it)
+        future.set_exception(error)
+        del future  # or it and the error would hold each other
+    else:
+        future.set_result(result)
 
 
 def _here(function: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> Any:

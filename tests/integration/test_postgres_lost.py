@@ -8,17 +8,19 @@ import pytest
 from msgspec.structs import replace
 from pg_wire import Statements
 from servers.postgres import RealPostgres
-from tcp_proxy import End, TcpProxy
+from tcp_proxy import Cut, End, TcpProxy
 
 from ringpost.client.posting import new_id
 from ringpost.core.message import Answer, Delivery, Settlement, State
 from ringpost.settings import Settings
 from ringpost.store.postgres import deferred as postgres_deferred
+from ringpost.store.postgres import server as postgres_server
 from ringpost.store.postgres import session as postgres_session
 from ringpost.store.postgres import settle as postgres_settle
 from ringpost.store.postgres import vigil as postgres_vigil
 from ringpost.store.postgres.db import Db
 from ringpost.store.postgres.link import Link
+from ringpost.store.postgres.server import Server
 from ringpost.store.postgres.store import PostgresStore
 from ringpost.store.postgres.transaction import CONNECTIONS_MAX
 from ringpost.store.postgres.turn import Turn
@@ -58,6 +60,26 @@ class Distant:
         assert isinstance(found, int)
         return found
 
+    async def sessions(self) -> int:
+        """Count the sessions of the store on the server."""
+        return await self.count(
+            "pg_stat_activity WHERE datname = current_database() AND application_name ~ '^ringpost-'"
+        )
+
+    async def put(self) -> None:
+        async with asyncio.timeout(ANSWERED_S):
+            await self.store.put([message()])
+
+    async def rest_connections(self, count: int) -> None:
+        """Have so many connections of transactions, which nobody uses."""
+        transactions = [self.store.begin(lambda: "") for _ in range(count)]
+        await asyncio.gather(*(one.lock() for one in transactions))
+        await asyncio.gather(*(one.rollback() for one in transactions))
+
+    def lose_the_question(self) -> Cut:
+        """Let the vigil get no answer, once."""
+        return self.proxy.lose_answer(self.statements.runs("SELECT application_name FROM pg_stat"), "silence")
+
     async def settled(self) -> list[bool]:
         async with asyncio.timeout(ANSWERED_S):
             return await self.store.settle([self.settlement])
@@ -93,6 +115,7 @@ def doubtful(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the vigil ask early."""
     monkeypatch.setattr(postgres_vigil, "SILENT_S", 0.3)
     monkeypatch.setattr(postgres_vigil, "_LOOK_S", 0.1)
+    monkeypatch.setattr(postgres_vigil, "_ANSWER_S", 0.5)
 
 
 # --- an answer is lost: it has taken effect
@@ -158,12 +181,50 @@ async def test_a_connection_that_leads_nowhere(distant: Distant) -> None:
 
 
 async def test_a_store_with_many_connections_that_lead_nowhere_is_closed_at_once(distant: Distant) -> None:
-    transactions = [distant.store.begin(lambda: "") for _ in range(CONNECTIONS_MAX)]
-    await asyncio.gather(*(one.lock() for one in transactions))
-    await asyncio.gather(*(one.rollback() for one in transactions))
+    await distant.rest_connections(CONNECTIONS_MAX)
     distant.proxy.black_hole()
     async with asyncio.timeout(ANSWERED_S):  # one after the other, 2 s each, they would take more than three times that
         await distant.store.close()
+
+
+@pytest.mark.usefixtures("doubtful")
+async def test_the_question_about_what_is_lost_is_lost_as_well(distant: Distant) -> None:
+    lost = distant.lose_the_question()
+    distant.proxy.black_hole()
+    assert await distant.settled() == [True]
+    assert lost.happened
+
+
+async def check_what_rests_goes_too(distant: Distant) -> None:
+    assert distant.store._opened is not None
+    await distant.rest_connections(4)
+    distant.proxy.black_hole()
+    assert await distant.settled() == [True]
+    assert all(link.lost for link in distant.store._opened.pool._idle), "each would keep its next user waiting"
+
+
+@pytest.mark.usefixtures("doubtful")
+async def test_what_is_at_rest_beside_a_lost_connection_is_given_up_with_it(distant: Distant) -> None:
+    await check_what_rests_goes_too(distant)
+
+
+async def lose_on_the_way_in(distant: Distant, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Lose four connections whose first question is never answered; give how many sessions there were before."""
+    monkeypatch.setattr(postgres_server, "CONNECT_S", 0.3)
+    before = await distant.sessions()
+    for _ in range(4):
+        lost = distant.proxy.lose_answer(distant.statements.runs("server_version_num"), "silence")
+        distant.proxy.half_open(gone="client")
+        await distant.put()
+        assert lost.happened
+    return before
+
+
+async def test_sessions_without_a_connection_are_ended(distant: Distant, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = await lose_on_the_way_in(distant, monkeypatch)
+    async with asyncio.timeout(ANSWERED_S):
+        while await distant.sessions() > before:  # noqa: ASYNC110 (the server tells nobody)
+            await asyncio.sleep(0.02)
 
 
 @pytest.mark.usefixtures("doubtful")
@@ -254,11 +315,36 @@ async def test_without_the_vigil_it_waits_for_what_never_comes(
         assert await distant.is_stuck(distant.settled(), twin)
 
 
+@pytest.mark.usefixtures("doubtful")
+async def test_without_a_limit_the_vigil_waits_for_what_never_comes(
+    distant: Distant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as twin:
+        twin.setattr(postgres_vigil, "_ANSWER_S", 600.0)
+        distant.lose_the_question()
+        distant.proxy.black_hole()
+        assert await distant.is_stuck(distant.settled(), twin)
+
+
+@pytest.mark.usefixtures("doubtful")
+async def test_who_gives_up_what_is_lost_alone_is_found_out(distant: Distant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Vigil, "_give_up", lambda self, lost: [db.terminate() for db in lost])
+    with pytest.raises(AssertionError, match="keep its next user waiting"):
+        await check_what_rests_goes_too(distant)
+
+
+async def test_who_forgets_lost_sessions_has_ever_more(distant: Distant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Server, "_end_gone", _nothing)
+    before = await lose_on_the_way_in(distant, monkeypatch)
+    assert await distant.sessions() >= before + 3, "one of them may have been the bell's"
+
+
 async def test_without_the_end_of_lost_sessions_it_waits_for_their_locks(
     distant: Distant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as twin:
         twin.setattr(postgres_session, "end", _nothing)
+        twin.setattr(Server, "_end_gone", _nothing)
         distant.proxy.requests.cut(at=b"COMMIT", how="half open")
         assert await distant.is_stuck(distant.settled(), twin)
 

@@ -7,11 +7,9 @@ its own is a transaction too, as its parts must not reach two sessions.
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from typing import Any, Protocol, cast
 
 import asyncpg
-from msgspec import Struct
 
 from ringpost.contract.errors import StoreError
 
@@ -58,8 +56,11 @@ class Driver(Protocol):
     def is_in_transaction(self) -> bool: ...
 
 
-async def open_driver(dsn: str, *, connect_s: float, statement_s: float, cached: int) -> Driver:
-    """Connect. Raises what asyncpg raises; the text of a ValueError may repeat the URL."""
+async def open_driver(
+    dsn: str, *, connect_s: float, statement_s: float, cached: int, name: str | None = None
+) -> Driver:
+    """Connect; `name` is the session's on the server. Raises what asyncpg raises; the text of a ValueError may repeat
+    the URL."""
     async with asyncio.timeout(connect_s + 1):
         found: Driver = await cast(Any, asyncpg).connect(
             dsn,
@@ -67,6 +68,7 @@ async def open_driver(dsn: str, *, connect_s: float, statement_s: float, cached:
             command_timeout=statement_s,
             statement_cache_size=cached,
             max_cached_statement_lifetime=0,
+            server_settings=None if name is None else {"application_name": name},
         )
     return found
 
@@ -106,23 +108,20 @@ def is_forbidden(exc: BaseException) -> bool:
     return isinstance(exc, asyncpg.InsufficientPrivilegeError)
 
 
-class Session(Struct, frozen=True):
-    """A session on the server: the number of its process, and when it began, as numbers are given out again."""
-
-    pid: int
-    began: datetime | None  # None: the role may not see it
-
-
 class Db:
     """A connection. Once a statement was given up half-way or the server has gone, it is closed for good.
 
-    `session`: what it is on the server, where it is the same one for as long as it lasts. `asked_s`: since when a
-    statement waits for its answer, by the monotonic clock.
+    `session`: its name on the server, where it is the same one for as long as it lasts. `asked_s`: since when a
+    statement waits for its answer, by the monotonic clock. `gone` is told the name of a session that wasn't ended
+    properly: it may live on there.
     """
 
-    def __init__(self, driver: Driver, schema: str, *, pooled: bool) -> None:
+    def __init__(
+        self, driver: Driver, schema: str, *, pooled: bool, session: str | None, gone: Callable[[str], None]
+    ) -> None:
         self.driver = driver
-        self.session: Session | None = None
+        self.session = session
+        self._gone = gone
         self.asked_s: float | None = None
         self._schema = schema
         self._pooled = pooled
@@ -176,13 +175,15 @@ class Db:
         try:
             await self.driver.execute("ROLLBACK")
         except BaseException as exc:
-            self.driver.terminate()
+            self.terminate()
             if not isinstance(exc, Exception):
                 raise
         finally:
             self.asked_s = None
 
     def terminate(self) -> None:
+        if self.session is not None:
+            self._gone(self.session)
         self.driver.terminate()
 
     async def close(self, timeout_s: float) -> None:
@@ -191,7 +192,7 @@ class Db:
         except Exception as exc:
             if not is_lost(exc):
                 raise
-            self.driver.terminate()
+            self.terminate()
 
     async def _guarded(self, run: Callable[..., Any], sql: str, *values: Any) -> Any:
         return await self._colliding(run, self.text(sql), *values)
@@ -207,12 +208,12 @@ class Db:
         try:
             return await run(sql, *values)
         except asyncio.CancelledError:
-            self.driver.terminate()  # its answer may still come: nobody else may read it
+            self.terminate()  # its answer may still come: nobody else may read it
             raise
         except Exception as exc:
             if not is_lost(exc):
                 raise
-            self.driver.terminate()
+            self.terminate()
             raise Lost(str(exc) or type(exc).__name__) from exc
         finally:
             self.asked_s = None

@@ -65,6 +65,8 @@ class Link:
     async def _connected(self) -> Db:
         """Connect, and end what is left of the connection before."""
         db = await self._connect()
+        if self._vigil is not None:
+            self._vigil.watch(db)
         before = None if self._db is None else self._db.session
         if before is not None:
             try:
@@ -74,8 +76,6 @@ class Link:
             except BaseException:
                 db.terminate()
                 raise
-        if self._vigil is not None:
-            self._vigil.watch(db)
         return db
 
     async def read(self, look: Callable[[Db], Awaitable[Found]], patience_s: float = PATIENCE_S) -> Found:

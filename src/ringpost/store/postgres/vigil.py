@@ -2,19 +2,22 @@
 
 A cable that was cut, or a router that forgot a connection, tells nobody. The kernel gives up after minutes, and a limit
 on how long a statement may take can't tell a lost answer from a slow one. The server can: while it works on a statement
-the wait is worth it; where its session is idle or gone, the connection is closed, and who waits is told at once.
+the wait is worth it; where its session is idle or gone, the connection is closed, and who waits is told at once. Those
+that nobody uses at this moment go with it, as they may lead into the same nothing: else each would be found out by
+whoever uses it next, one after the other.
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from ringpost.contract.errors import StoreError
-from ringpost.store.postgres.db import Db, Lost, Session, is_said
+from ringpost.store.postgres.db import Db, Lost, is_said
 from ringpost.store.postgres.session import at_work
 
 SILENT_S = 2.0  # no answer for so long is worth a question
 UNREACHABLE_S = 5.0  # for so long a statement waits where the server can't be asked either
+_ANSWER_S = 2.0  # the connection that is asked on may be lost as well
 _LOOK_S = 0.5
 _CLOSE_S = 1.0
 
@@ -56,7 +59,7 @@ class Vigil:
         if self._watched:
             self._look_later()
 
-    def _silent(self, for_s: float) -> list[tuple[Db, Session, float]]:
+    def _silent(self, for_s: float) -> list[tuple[Db, str, float]]:
         """Give the connections that have had no answer for so long, and since when."""
         before_s = time.monotonic() - for_s
         return [
@@ -70,12 +73,11 @@ class Vigil:
             other = await self._connect()
         except StoreError as exc:
             if not is_said(exc.__cause__):  # else the server is there, and only takes nobody more
-                for db, _, _ in self._silent(UNREACHABLE_S):
-                    db.terminate()
+                self._give_up([db for db, _, _ in self._silent(UNREACHABLE_S)])
             return
         try:
             await self._ask(other)
-        except Lost:
+        except (Lost, TimeoutError):
             pass  # so is this one; the next look asks on another
         finally:
             await other.close(_CLOSE_S)
@@ -85,10 +87,15 @@ class Vigil:
         isn't at work at two questions about one statement is given up."""
         doubted: set[tuple[Db, float]] = set()
         while silent := self._silent(SILENT_S):
-            working = await at_work(other, [session for _, session, _ in silent])
+            async with asyncio.timeout(_ANSWER_S):
+                working = await at_work(other, [session for _, session, _ in silent])
             idle = {(db, asked_s) for db, session, asked_s in silent if session not in working}
-            for db, asked_s in idle & doubted:
-                if db.asked_s == asked_s:
-                    db.terminate()
+            self._give_up([db for db, asked_s in idle & doubted if db.asked_s == asked_s])
             doubted = idle
             await asyncio.sleep(_LOOK_S)
+
+    def _give_up(self, lost: Sequence[Db]) -> None:
+        """Close what is lost, and what is at rest beside it."""
+        resting = [db for db in self._watched if db.asked_s is None and not db.in_transaction] if lost else []
+        for db in (*lost, *resting):
+            db.terminate()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from test_calls_that_fail import Door, Far, a_door, answered, fail, refuse, say
+from far_door import Door, Far, a_door, answered, fail, refuse, say
 
 from ringpost import Client, Unavailable
 from ringpost.cli.main import ringpost

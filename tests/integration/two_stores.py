@@ -4,12 +4,18 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator
+from itertools import repeat
 from pathlib import Path
 
-from ringpost import Client, Context, Contract, Operation, Outcome, Problem, Reject, Service
+from ringpost import Client, Context, Contract, Operation, Outcome, Problem, Reject, Service, Ticket
+from ringpost.core.message import State
 from ringpost.http.run import serve
 from ringpost.settings import Settings
+from ringpost.store.port import Filter
 from ringpost.store.sqlite.store import SqliteStore
+
+FORWARD = "forward.to.billing"  # the queue of what is to be sent there
+SOON_S = 30
 
 
 class CardRefused(Problem, status=402):
@@ -98,3 +104,43 @@ async def looking_into(url: str) -> AsyncIterator[SqliteStore]:
         yield store
     finally:
         await store.close()
+
+
+@contextlib.asynccontextmanager
+async def a_client(folder: Path, address: str, name: str = "sender") -> AsyncIterator[Client]:
+    store = await made(folder, name)
+    async with Client(store=store, addresses={"billing": address}) as client:
+        yield client
+
+
+def told(ticket: object) -> Ticket[str]:
+    assert isinstance(ticket, Ticket)
+    return ticket
+
+
+def ordering(address: str, *, failing: int = 0, wait: float = 5.0) -> Service:
+    """Give a service that asks the receiver in its handler, and fails that often after it."""
+    shop = Service(Shop)
+    left = [failing]
+
+    @shop.implements(Shop.order)
+    async def order(card: str, ctx: Context) -> str:
+        got = await ctx.call_or_send(Billing.charge, card, wait=wait)
+        if left[0]:
+            left[0] -= 1
+            raise RuntimeError("after it")
+        return got if isinstance(got, str) else f"{got.level} {got.id}"
+
+    @shop.implements(Shop.paid)
+    async def paid(outcome: Outcome[str, str]) -> None: ...
+
+    return shop
+
+
+async def until(store: SqliteStore, state: State, count: int) -> None:
+    """Wait until so many messages are in a state."""
+    async with asyncio.timeout(SOON_S):
+        for pause_s in repeat(0.02):
+            if len(await store.find(Filter(FORWARD, (state,)))) == count:
+                return
+            await asyncio.sleep(pause_s)

@@ -361,8 +361,9 @@ async def test_a_table_that_is_not_there_yet_is_waited_for(
 
 
 async def test_a_store_that_is_away_is_waited_for(
-    on_file: Business, fast_postgres: RealPostgres, caplog: pytest.LogCaptureFixture
+    on_file: Business, fast_postgres: RealPostgres, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("ringpost.store.postgres.writer.PATIENCE_S", 0.5)  # the store itself waits no longer
     caplog.set_level(logging.INFO, "ringpost.relay")
     database = fast_postgres.new_database()
     async with TcpProxy("127.0.0.1", fast_postgres.port) as proxy:

@@ -26,15 +26,12 @@ from ringpost import (
     deadline,
     first,
 )
-from ringpost.client import connection
-from ringpost.client.sweep import SWEEP_S
 from ringpost.http.ports import bind
 from ringpost.http.site import Site
 from ringpost.settings import Settings
 from ringpost.testing import Harness
 
 PATIENCE_S = 30.0
-CALLS_BEHIND = 50  # on the loop that hears of what was given up, before the first of them
 
 
 class No(Problem, status=409):
@@ -93,6 +90,14 @@ class Crowd:
                 self.news.clear()
                 await self.news.wait()
 
+    async def end(self, count: int) -> list[str]:
+        """Give what was ended, which must be so many and soon."""
+        try:
+            async with asyncio.timeout(5):
+                return sorted([await self.ended.get() for _ in range(count)])
+        except TimeoutError:
+            raise AssertionError("a handler goes on that nobody waits for") from None
+
 
 @asynccontextmanager
 async def a_site(folder: Path, service: Service) -> AsyncIterator[tuple[Site, str]]:
@@ -108,31 +113,20 @@ async def a_site(folder: Path, service: Service) -> AsyncIterator[tuple[Site, st
 
 
 class Place:
-    """A crowd that is served, a client on it, and one that comes to its door whichever way the first one takes."""
+    """A crowd that is served, and a client on it."""
 
-    def __init__(self, crowd: Crowd, client: Client, away: Client, url: str) -> None:
+    def __init__(self, crowd: Crowd, client: Client, url: str) -> None:
         self.crowd = crowd
         self.client = client
-        self.away = away
         self.url = url
-
-    async def end(self, count: int) -> list[str]:
-        """Give what was ended, which must be so many before the service has answered CALLS_BEHIND further calls."""
-        await asyncio.sleep(2 * SWEEP_S)  # a timer of this loop, too: the one that closes connections comes before it
-        for _ in range(CALLS_BEHIND):
-            if self.crowd.ended.qsize() >= count:
-                return sorted(self.crowd.ended.get_nowait() for _ in range(self.crowd.ended.qsize()))
-            await self.away.call(Many.say, "behind")
-        raise AssertionError("a handler goes on that nobody waits for")
 
 
 @pytest.fixture(params=["in process", "over HTTP"])
 async def here(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Place]:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(connection, "DRAIN_S", 0.0)  # what is given up is drained no longer than that
     crowd = Crowd()
     async with a_site(tmp_path, crowd.service) as (site, url), Client(addresses={"many": url}) as away:
-        yield Place(crowd, site.client() if request.param == "in process" else away, away, url)
+        yield Place(crowd, site.client() if request.param == "in process" else away, url)
 
 
 async def leave_running(tasks: object) -> None:
@@ -146,7 +140,7 @@ async def check_first(here: Place) -> None:
     call = here.client.call
     words = ["hang 1", "a after 2", "hang 2"]
     assert await first(*(call(Many.say, word) for word in words)) == ["A"]
-    assert await here.end(2) == ["hang 1", "hang 2"]
+    assert await here.crowd.end(2) == ["hang 1", "hang 2"]
 
 
 async def test_what_comes_first_ends_the_others_where_they_are_handled(here: Place) -> None:
@@ -163,7 +157,7 @@ async def test_a_quorum_is_as_many_as_are_needed(here: Place) -> None:
     call = here.client.call
     words = ["a after 1", "hang", "no", "b after 1"]
     assert sorted(await first(*(call(Many.say, word) for word in words), need=2)) == ["A", "B"]
-    assert await here.end(1) == ["hang"]
+    assert await here.crowd.end(1) == ["hang"]
 
 
 async def test_a_quorum_out_of_reach_ends_at_once_and_says_how_many_failed(here: Place) -> None:
@@ -172,13 +166,13 @@ async def test_a_quorum_out_of_reach_ends_at_once_and_says_how_many_failed(here:
     with pytest.raises(No) as caught:
         await first(*(call(Many.say, word) for word in words), need=2)
     assert caught.value.__notes__ == ["first(need=2): 2 of 3 calls failed, this one first."]
-    assert await here.end(1) == ["hang"]
+    assert await here.crowd.end(1) == ["hang"]
 
 
 async def test_first_shares_the_time_of_a_block(here: Place) -> None:
     with deadline(0.3), pytest.raises(DeadlineExceeded):
         await first(here.client.call(Many.say, "hang 1"), here.client.call(Many.say, "hang 2"))
-    assert await here.end(2) == ["hang 1", "hang 2"]
+    assert await here.crowd.end(2) == ["hang 1", "hang 2"]
 
 
 # --- call_all
@@ -188,7 +182,7 @@ async def check_call_all(here: Place) -> None:
     with pytest.raises(No) as caught:
         await here.client.call_all(Many.say, ["a", "hang 1", "no after 2", "hang 2"], concurrency=4)
     assert caught.value.__notes__ == ["call_all: request 2 failed (the first is 0)."]
-    assert await here.end(2) == ["hang 1", "hang 2"]
+    assert await here.crowd.end(2) == ["hang 1", "hang 2"]
 
 
 async def test_the_first_failure_of_many_ends_the_rest_where_it_is_handled(here: Place) -> None:
@@ -205,7 +199,7 @@ async def test_giving_up_call_all_ends_every_call(here: Place) -> None:
     calling = asyncio.ensure_future(here.client.call_all(Many.say, ["hang 1", "hang 2"]))
     await here.crowd.hanging(2)
     calling.cancel()
-    assert await here.end(2) == ["hang 1", "hang 2"]
+    assert await here.crowd.end(2) == ["hang 1", "hang 2"]
 
 
 async def test_replies_are_in_the_order_of_the_requests_whichever_comes_first(here: Place) -> None:
@@ -218,7 +212,7 @@ async def test_replies_are_in_the_order_of_the_requests_whichever_comes_first(he
 async def check_a_stream_that_is_left(here: Place) -> None:
     async with aclosing(here.client.call_each(Many.say, ["hang 1", "a after 2", "hang 2"], concurrency=3)) as stream:
         assert (await anext(stream)).result() == "A"
-    assert await here.end(2) == ["hang 1", "hang 2"]
+    assert await here.crowd.end(2) == ["hang 1", "hang 2"]
 
 
 async def test_a_stream_that_is_closed_early_ends_the_rest_where_it_is_handled(here: Place) -> None:
@@ -294,7 +288,7 @@ async def test_a_blocking_stream_that_is_left_ends_the_rest(here: Place) -> None
             return found
 
     assert await asyncio.wait_for(asyncio.to_thread(work), PATIENCE_S) == "A"
-    assert await here.end(2) == ["hang 1", "hang 2"]
+    assert await here.crowd.end(2) == ["hang 1", "hang 2"]
 
 
 async def check_side_by_side(concurrency: int) -> None:

@@ -1,5 +1,6 @@
 """What must hold of every run: always, and once the faults have stopped."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 
@@ -9,6 +10,7 @@ from ringpost.core.message import State
 from simulated.history import History
 from simulated.town import Job, Town
 
+_IDS = re.compile(rb'"id":"([^"]+)"')
 BUDGET = 5  # retries that a target's budget has from the start
 FINAL = {"succeeded", "failed", "cancelled", "expired"}
 
@@ -37,8 +39,10 @@ def _effects(town: Town, history: History) -> Iterator[str]:
         ending = results.get(asked.id, asked.ending)
         if ending == "ok" and not done[asked.id]:
             yield f"{asked.kind} {asked.id} was answered with success, and took no effect"
+    twice = set(_IDS.findall(b"".join(town.network.doubled)))
     for asked in history.asked:
-        if asked.denied and done[asked.id]:
+        # Of a request that the network repeats, what was said of the one is said of the one.
+        if asked.denied and done[asked.id] and asked.id.encode() not in twice:
             yield f"{asked.kind} {asked.id} took effect, and its caller was told that certainly nothing was done"
     for id, count in history.starts["poke"].items():
         if count > 1:

@@ -59,6 +59,7 @@ class Network:
         self.chance = chance
         self.trace = trace
         self.weather = FAIR
+        self.doubled: list[bytes] = []  # requests that arrived twice
         self._listening: dict[tuple[str, int], list[_Listening]] = {}
         self._ends: dict[End, None] = {}
         loop.create_connection = self.connect  # type: ignore[assignment, method-assign]
@@ -107,6 +108,7 @@ class Network:
     def again(self, near: "End", data: bytes) -> None:
         """Bring a request a second time, as a proxy does that repeats what it takes for harmless."""
         far = near.peer
+        self.doubled.append(data)
         if far is not None and far.listening is not None and (far.process is None or far.process.alive):
             near_too = End(self, None, contextvars.copy_context(), _Deaf(), near.name)
             near_too.peer = self._accept(far.listening, near_too)

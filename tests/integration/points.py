@@ -10,6 +10,7 @@ import inspect
 import json
 import os
 import signal
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -39,7 +40,8 @@ def want(point: str, how: str = "kill") -> None:
 def end() -> None:
     """Kill or stop this process, if it has a point to come to."""
     if _taken():
-        os.kill(os.getpid(), signal.SIGSTOP if _how == "stop" else signal.SIGKILL)
+        # To this thread: one that is told by another may get on by a whole COMMIT before it hears of it.
+        signal.pthread_kill(threading.get_ident(), signal.SIGSTOP if _how == "stop" else signal.SIGKILL)
 
 
 async def come() -> None:

@@ -42,6 +42,18 @@ async def store_again(postgres: RealPostgres, store: PostgresStore) -> "object":
     return facts
 
 
+async def test_each_connection_has_a_name_that_begins_as_the_url_says(fast_postgres: RealPostgres) -> None:
+    database = fast_postgres.new_database()
+    store = PostgresStore(fast_postgres.url(database) + "&application_name=billing", Settings(durability="buffered"))
+    await store.open(create=True)
+    await store.put([Message(bytes(16), "a.b", b"1")])
+    sql = "SELECT application_name FROM pg_stat_activity WHERE datname = current_database() AND application_name <> ''"
+    names = [row[0] for row in fast_postgres.execute(database, sql)]
+    await store.close()
+    assert len(set(names)) == len(names) > 1
+    assert all(name.startswith("billing-") for name in names)
+
+
 async def test_a_server_that_does_not_sync_is_refused_by_name(fast_postgres: RealPostgres) -> None:
     url = fast_postgres.url(fast_postgres.new_database())
     said = await refusal(PostgresStore(url))

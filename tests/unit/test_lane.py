@@ -193,3 +193,14 @@ def test_the_rate_ends_when_a_claim_has_left_nothing() -> None:
     one.returned(1, 0, 1.0)
     assert one.drain is None
     assert one.room(1.0) == 8
+
+
+@pytest.mark.parametrize(
+    ("count", "after_s", "few"),
+    [(1, 0.0, True), (1, 0.004, True), (2, 0.0, False), (8, 0.0, False), (1, 0.006, False)],
+    ids=["few, at once", "few, soon", "an eighth", "many", "few, later"],
+)
+def test_few_wait_for_more_but_not_for_long(count: int, after_s: float, few: bool) -> None:
+    one = lane(16)
+    one.reserve(0, 1.0)
+    assert one.few(count, 1.0 + after_s, 0.005) is few

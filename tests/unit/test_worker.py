@@ -13,7 +13,9 @@ import pytest
 
 from ringpost.contract.errors import StoreError
 from ringpost.core.limit import Fixed
-from ringpost.core.message import Delivery, Message, Priority, Reservation, Settlement, State
+from ringpost.core.message import Delivery, Message, Priority, Reservation, Settled, Settlement, State
+from ringpost.service import worker as service_worker
+from ringpost.service.lane import Lane
 from ringpost.service.slots import Slots
 from ringpost.service.worker import Worker
 from ringpost.store.memory.store import MemoryStore
@@ -168,6 +170,60 @@ async def test_no_more_is_claimed_than_slots_are_free() -> None:
             await asyncio.sleep(0)
         assert pipeline.most == 5
         assert (await store.depths())[0].ready == 15
+
+
+class CommitsItself(StandIn):
+    """A pipeline whose handlers commit one by one, so that a turn has nothing to settle for them."""
+
+    def __init__(self, store: MemoryStore, handling: Handling) -> None:
+        super().__init__(handling)
+        self.store = store
+
+    async def handle_message(self, handler: Any, delivery: Delivery, *, charge: bool = True) -> Any:
+        settlement = await super().handle_message(handler, delivery, charge=charge)
+        if settlement.to is State.SUCCEEDED:
+            await self.store.settle([settlement])
+            return Settled(settlement, done=True)
+        return settlement
+
+
+async def claims_for_freed_slots(ends: int, monkeypatch: pytest.MonkeyPatch, gap_s: float) -> list[int]:
+    """Let so many of 16 handlers that commit one by one come to their end; give how many were claimed after that, each
+    time, by when the worker has had time for it."""
+    monkeypatch.setattr(service_worker, "_GATHER_S", gap_s)
+    go_on = asyncio.Semaphore(0)
+
+    async def handling(delivery: Delivery) -> None:
+        await go_on.acquire()
+
+    store = Spied()
+    pipeline = CommitsItself(store, handling)
+    await store.put([message() for _ in range(40)])
+    async with working(store, pipeline, handler(concurrency=16), grace_s=0):
+        await pipeline.until(lambda: pipeline.running == 16)
+        before = len(store.wanted)
+        for number in range(1, ends + 1):
+            go_on.release()
+            await pipeline.until(lambda number=number: len(pipeline.handled) == number)
+            for _ in range(50):
+                await asyncio.sleep(0)
+        if gap_s < 1:
+            await pipeline.until(lambda: pipeline.running == 16)
+        return [want["mail.welcome"] for want in store.wanted[before:] if want]
+
+
+async def test_slots_that_become_free_one_by_one_are_filled_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert await claims_for_freed_slots(1, monkeypatch, 600.0) == []
+    assert await claims_for_freed_slots(2, monkeypatch, 600.0) == [2]
+
+
+async def test_a_slot_that_no_other_joins_is_filled_after_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert await claims_for_freed_slots(1, monkeypatch, 0.005) == [1]
+
+
+async def test_a_worker_that_claims_for_each_slot_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Lane, "few", lambda self, count, now_s, gap_s: False)
+    assert await claims_for_freed_slots(2, monkeypatch, 600.0) == [1, 1]
 
 
 async def test_handlers_that_wait_all_run_at_once() -> None:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from ringpost.service.slots import Slots
@@ -67,9 +67,13 @@ class Daemons:
         self._left = count  # that may still be started
         self._work: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
         self._idle = threading.Semaphore(0)
+        self._closed = False
 
     def submit(self, function: Callable[[], Any]) -> Future[Any]:
-        """Run a function in a thread as soon as one is free. Call it from one thread."""
+        """Run a function in a thread as soon as one is free. Call it from one thread. Raises RuntimeError after the
+        end."""
+        if self._closed:
+            raise RuntimeError("these threads take no more work: the process is ending")
         future: Future[Any] = Future()
         self._work.put((future, function))
         if not self._idle.acquire(blocking=False) and self._left:
@@ -79,10 +83,12 @@ class Daemons:
 
     def close(self) -> None:
         """Let threads end with what they are at, and cancel what hasn't begun."""
-        while not self._work.empty():
-            item = self._work.get()
-            if item is not None:
+        self._closed = True
+        try:
+            while (item := self._work.get_nowait()) is not None:
                 item[0].cancel()
+        except Empty:  # a thread may have been quicker
+            pass
         self._work.put(None)
 
     def _run(self) -> None:

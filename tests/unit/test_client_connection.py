@@ -98,23 +98,3 @@ async def test_expiry_tells_the_caller_and_drains() -> None:
     bench.connection.expire()
     assert bench.wire.closed
     assert bench.connection.phase is Phase.CLOSED
-
-
-async def test_the_sweep_runs_only_while_something_waits() -> None:
-    loop = asyncio.get_running_loop()
-    expired = asyncio.Event()
-
-    class Waiting:
-        deadline_s = loop.time() + 0.02
-
-        def expire(self) -> None:
-            expired.set()
-
-    sweep = Sweep(loop)
-    sweep.watch(Waiting())
-    sweep.arm()
-    await asyncio.wait_for(expired.wait(), 5)
-    assert sweep.timer is not None  # it looks once more
-    await asyncio.sleep(0.02)
-    assert sweep.timer is None
-    sweep.close()

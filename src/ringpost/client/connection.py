@@ -106,6 +106,7 @@ class Connection(asyncio.Protocol):
         self._until_s = NEVER_S
         self._loop = loop
         self._sweep = sweep
+        self._due = sweep.due
         self._limits = limits
         self._released = released
         self._closed = closed
@@ -156,8 +157,8 @@ class Connection(asyncio.Protocol):
         if exchange is not None and exchange.due_s < deadline_s:
             self._exchange, self._until_s, self.deadline_s = exchange, deadline_s, exchange.due_s
         answer = self._answer = self._loop.create_future()
-        if self._sweep.timer is None:
-            self._sweep.arm()
+        if self.deadline_s < self._due.covered_s:
+            self._due.by(self.deadline_s)
         transport.write(data)
         return answer
 
@@ -170,7 +171,7 @@ class Connection(asyncio.Protocol):
             self._phase = _DRAINING
             self._answer = self._exchange = None
             self.deadline_s = self._loop.time() + DRAIN_S
-            self._sweep.arm()
+            self._due.by(self.deadline_s)
 
     def close(self) -> None:
         """Close at once, whatever is outstanding."""
@@ -367,6 +368,7 @@ class Connection(asyncio.Protocol):
             return
         self._phase = _STREAMING
         self.deadline_s = self._loop.time() + STREAM_SILENCE_S
+        self._due.by(self.deadline_s)
         self._stream = Stream(self._loop, self._transport, self._abort)
         received.stream = self._stream
         self._answer = self._exchange = None

@@ -1,10 +1,49 @@
-"""One timer for all that wait: every 10 ms what is over is told so. A timer per call would cost a tenth of the call."""
+"""One timer for all that wait; it rings for the earliest of them. A timer per call would cost a tenth of the call."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 SWEEP_S = 0.01
 NEVER_S = float("inf")
+
+
+class Earliest:
+    """One timer for many instants of the loop's clock: it rings within 10 ms after the earliest that it was asked for,
+    and never twice within 10 ms. Who still waits then asks again.
+
+    `covered_s`: what isn't before this instant needs no asking. Callers on a hot path look there first.
+    """
+
+    __slots__ = ("_loop", "_ring", "_timer", "covered_s")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, ring: Callable[[], object]) -> None:
+        self._loop = loop
+        self._ring = ring
+        self._timer: asyncio.TimerHandle | None = None
+        self.covered_s = NEVER_S
+
+    def by(self, instant_s: float) -> None:
+        """Ring within 10 ms after this instant, if not before."""
+        if instant_s >= self.covered_s:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        at_s = max(instant_s, self._loop.time() + SWEEP_S)
+        self._timer = self._loop.call_at(at_s, self.rings)
+        self.covered_s = at_s - SWEEP_S
+
+    def cancel(self) -> None:
+        """Ring no more, unless asked again."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.covered_s = NEVER_S
+
+    def rings(self) -> None:
+        self._timer = None
+        self.covered_s = NEVER_S
+        self._ring()
 
 
 class Bounded(Protocol):
@@ -18,12 +57,12 @@ class Bounded(Protocol):
 
 
 class Sweep:
-    """Watches what may wait. Its timer runs only while something does: whoever sets a deadline calls `arm`."""
+    """Watches what may wait. Its timer runs only while something does: whoever sets a deadline asks `due` for it."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._watched: dict[Bounded, None] = {}  # in the order in which they came: what is told first is no chance
-        self.timer: asyncio.TimerHandle | None = None
+        self.due = Earliest(loop, self._tell)
 
     def watch(self, one: Bounded) -> None:
         """Look at it from now on."""
@@ -33,25 +72,16 @@ class Sweep:
         """Look at it no more."""
         self._watched.pop(one, None)
 
-    def arm(self) -> None:
-        """Make sure that the timer runs."""
-        if self.timer is None:
-            self.timer = self._loop.call_later(SWEEP_S, self._tick)
-
     def close(self) -> None:
         """Watch no longer."""
         self._watched.clear()
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
+        self.due.cancel()
 
-    def _tick(self) -> None:
-        self.timer = None
+    def _tell(self) -> None:
+        """Tell those whose time is over, and wait for the next."""
         now_s = self._loop.time()
-        waiting = [one for one in self._watched if one.deadline_s != NEVER_S]
-        for one in waiting:
-            if one.deadline_s <= now_s:
+        for one in [one for one in self._watched if one.deadline_s <= now_s]:
+            if one.deadline_s <= now_s:  # else what was told before has ended it
                 one.deadline_s = NEVER_S
                 one.expire()
-        if waiting:
-            self.arm()
+        self.due.by(min((one.deadline_s for one in self._watched), default=NEVER_S))

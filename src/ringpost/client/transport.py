@@ -126,7 +126,7 @@ class _Pool:
         waiter = _Waiter(self._loop, deadline_s, self.name)
         self._waiters.append(waiter)
         self._sweep.watch(waiter)
-        self._sweep.arm()
+        self._sweep.due.by(deadline_s)
         try:
             return await waiter.turn
         except asyncio.CancelledError:

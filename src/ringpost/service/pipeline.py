@@ -12,6 +12,7 @@ from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
+from ringpost.client.sweep import NEVER_S, Earliest
 from ringpost.contract.errors import DeadlineExceeded, InvalidRequest, StoreError, UsageError
 from ringpost.contract.problem import Problem
 from ringpost.core import ids
@@ -33,7 +34,6 @@ Middleware = Callable[[Context, Callable[[], Awaitable[object]]], Awaitable[obje
 
 DEPTH_NOTED = 3
 CHAINS_MAX = 1_000
-SWEEP_S = 0.010
 _BUSY_S = 1.0
 _LOOK_S = 0.1
 _LOG = logging.getLogger("ringpost.service")
@@ -104,7 +104,7 @@ class Pipeline:
         # By Delivery.ref, of calls without one by numbers below zero. The sweep looks at all of them.
         self._running: dict[int, Context] = {}
         self._calls = 0
-        self._timer: asyncio.TimerHandle | None = None
+        self._due = Earliest(self._loop, self._end_overdue)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._chains: set[tuple[str, ...]] = set()  # that were noted
         self.reservations = Reservations(means, self.spawn)
@@ -466,8 +466,8 @@ class Pipeline:
         """Run the handler; gives what it answers (None: nothing comes back), or what it raised."""
         token = handling.set(ctx)
         self._running[number] = ctx
-        if self._timer is None:
-            self._timer = self._loop.call_later(SWEEP_S, self._sweep)
+        if ctx._ends_s < self._due.covered_s:
+            self._due.by(ctx._ends_s)
         try:
             result = await bound.invoke(ctx, request)
             if result is None and bound.silent:
@@ -511,9 +511,7 @@ class Pipeline:
         for task in self._tasks:
             task.cancel()
         await self._ended(last_s)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._due.cancel()
 
     async def _ended(self, timeout_s: float) -> None:
         """Wait until no call and nothing beside runs, or the time is over."""
@@ -525,14 +523,18 @@ class Pipeline:
                 return
             await asyncio.wait(waiting, timeout=min(until_s - self._time(), _LOOK_S))
 
-    def _sweep(self) -> None:
-        """End what has run for too long. One timer serves all; it stops when nothing runs."""
-        now_s = self._time()
+    def _end_overdue(self) -> None:
+        """End what has run for too long."""
+        now_s, next_s = self._time(), NEVER_S
         for ctx in self._running.values():
-            if ctx._ends_s <= now_s and not ctx._asked:
+            if ctx._asked:
+                continue
+            if ctx._ends_s > now_s:
+                next_s = min(next_s, ctx._ends_s)
+            else:
                 by_caller = ctx._request is not None and not ctx._handler.finish
                 ctx._cancel("deadline" if by_caller else "max_run")
-        self._timer = self._loop.call_later(SWEEP_S, self._sweep) if self._running else None
+        self._due.by(next_s)
 
     def spawn(self, work: Coroutine[Any, Any, _T]) -> "asyncio.Task[_T]":
         """Run something beside the current task, and keep it alive."""

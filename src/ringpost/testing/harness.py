@@ -23,6 +23,7 @@ import msgspec
 from msgspec import structs
 
 from ringpost.client.client import Client
+from ringpost.client.sweep import SWEEP_S, Earliest
 from ringpost.contract.contract import Contract, name_of
 from ringpost.contract.errors import UsageError
 from ringpost.contract.operation import Event, Operation
@@ -41,7 +42,6 @@ from ringpost.service.host import Host
 from ringpost.service.leases import Leases
 from ringpost.service.listener import Listener
 from ringpost.service.maintenance import Maintenance
-from ringpost.service.pipeline import SWEEP_S, Pipeline
 from ringpost.service.register import Register
 from ringpost.service.service import Service
 from ringpost.service.watchdog import Watchdog
@@ -61,7 +61,7 @@ SETTLE_S_MAX = 24 * 3600.0
 
 # What repeats for ever and finds nothing to do unless something happened: time passes by it. What falls due in the
 # store, and when a handler has run for too long, are landmarks instead.
-_PASSING: frozenset[object] = frozenset({Pipeline._sweep, Heartbeat._run_on, upkeep._ring})
+_PASSING: frozenset[object] = frozenset({Earliest.rings, Heartbeat._run_on, upkeep._ring})
 _PASSING_TASKS: frozenset[CodeType] = frozenset(
     function.__code__
     for function in (

@@ -84,10 +84,10 @@ def problem(error: Problem) -> Answer:
 class World:
     """A client on an open store, and hands to settle messages with."""
 
-    def __init__(self) -> None:
-        self.store = MemoryStore()
+    def __init__(self, settings: Settings) -> None:
+        self.store = MemoryStore(settings)
         self.here = Here(self.store)
-        self.client = Client._attached(self.store, self.here, Settings())
+        self.client = Client._attached(self.store, self.here, settings)
 
     async def claim(self, queue: str) -> Delivery:
         claimed = await self.store.claim({queue: 1}, 1, 30.0)
@@ -98,8 +98,8 @@ class World:
 
 
 @asynccontextmanager
-async def a_world() -> AsyncIterator[World]:
-    world = World()
+async def a_world(settings: Settings | None = None) -> AsyncIterator[World]:
+    world = World(settings or Settings())
     await world.store.open()
     try:
         yield world

@@ -114,8 +114,7 @@ async def test_send_all_gives_a_ticket_each() -> None:
 
 
 async def test_a_full_queue_is_said_and_how_many_went_before() -> None:
-    async with a_world() as world:
-        world.store._settings = Settings(depth_max=2)
+    async with a_world(Settings(depth_max=2)) as world:
         with pytest.raises(Overloaded, match="is full") as caught:
             await world.client.send_all(Adding.add, [Sum(n, 0) for n in range(4)])
         assert caught.value.__notes__ == ["2 of 4 messages were stored."]

@@ -11,7 +11,8 @@ from ringpost.contract.errors import StoreError
 from ringpost.core.message import Message, Settlement, State
 from ringpost.settings import Settings
 from ringpost.store import store_for
-from ringpost.store.memory.store import FIRST_FENCE, MemoryStore
+from ringpost.store.memory.place import FIRST_FENCE
+from ringpost.store.memory.store import MemoryStore
 from ringpost.store.port import Note
 
 QUEUE = "shop.buy"

@@ -47,7 +47,7 @@ from ringpost.service.service import Service
 from ringpost.service.watchdog import Watchdog
 from ringpost.settings import Settings
 from ringpost.store.hostclock import wall_ms
-from ringpost.store.memory.rows import Row
+from ringpost.store.memory.row import Row
 from ringpost.testing.bridge import Bridge, BridgedClient, Portal
 from ringpost.testing.faults import Faults
 from ringpost.testing.loose_context import loose_context

@@ -23,7 +23,7 @@ def violations(town: Town, history: History) -> list[str]:
 
 def entries(town: Town) -> Counter[str]:
     """Count what took effect, by id."""
-    rows = [row for row in town.back_store._rows if row.queue == "ledger.entry"]
+    rows = [row for row in town.back_store.place.rows if row.queue == "ledger.entry"]
     return Counter(msgspec.json.decode(row.body, type=Job).id for row in rows)
 
 
@@ -81,6 +81,6 @@ def _tickets(history: History) -> Iterator[str]:
 
 def _ends(town: Town) -> Iterator[str]:
     for name, store in (("front", town.front_store), ("back", town.back_store)):
-        for row in store._rows:
+        for row in store.place.rows:
             if not row.state.terminal:
                 yield f"in the store of {name} a message of {row.queue} is still {State(row.state).name}"

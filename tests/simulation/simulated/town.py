@@ -153,7 +153,7 @@ class Town:
 
     def settled(self) -> bool:
         """Say whether nothing is left to do in either store."""
-        return all(row.state.terminal for store in (self.front_store, self.back_store) for row in store._rows)
+        return all(row.state.terminal for store in (self.front_store, self.back_store) for row in store.place.rows)
 
     # --- processes
 

@@ -12,10 +12,13 @@ from ringpost.client import outbound
 from ringpost.core.admission import Admission
 from ringpost.core.breaker import Breaker
 from ringpost.core.budget import Budget
-from ringpost.core.message import Settlement, State
+from ringpost.core.message import Message, Settlement, State
 from ringpost.forward import poster
 from ringpost.service import slots
+from ringpost.store.memory import put, settle
 from ringpost.store.memory.store import MemoryStore
+from ringpost.store.memory.turn import Turn
+from ringpost.store.port import Put
 
 Twin = Callable[[], AbstractContextManager[Any]]
 
@@ -56,16 +59,16 @@ def as_many_wait_as_come() -> AbstractContextManager[Any]:
 @contextmanager
 def the_receiver_forgets_what_it_has() -> Generator[None]:
     """A message that is there already is put once more, under another id."""
-    put = MemoryStore._put
+    once = put.put
 
-    def twice(self: MemoryStore, message: Any, now_ms: int, *, limited: bool) -> Any:
-        found = put(self, message, now_ms, limited=limited)
+    def twice(turn: Turn, message: Message, *, limited: bool) -> Put:
+        found = once(turn, message, limited=limited)
         if found.duplicate and not found.refused and message.queue == "back.note":
             other = structs.replace(message, id=message.id[:8] + os.urandom(8), dedup=None)
-            put(self, other, now_ms, limited=limited)
+            once(turn, other, limited=limited)
         return found
 
-    with mock.patch.object(MemoryStore, "_put", twice):
+    with mock.patch.object(put, "put", twice):
         yield
 
 
@@ -73,15 +76,15 @@ def the_receiver_forgets_what_it_has() -> Generator[None]:
 def the_fence_is_ignored() -> Generator[None]:
     """Whoever has lost a message commits all the same. What is staged has an id that is the same each time, which alone
     would keep it from doubling: so that is gone as well, as with a row in somebody's table."""
-    settle = MemoryStore._settle
+    under_the_fence = settle.settle
 
-    def any_fence(self: MemoryStore, settlement: Settlement, now_ms: int) -> bool:
-        settled = settle(self, settlement, now_ms)
+    def any_fence(turn: Turn, settlement: Settlement) -> bool:
+        settled = under_the_fence(turn, settlement)
         for message in () if settled else settlement.staged:
-            self._put(structs.replace(message, id=message.id[:8] + os.urandom(8)), now_ms, limited=False)
+            put.put(turn, structs.replace(message, id=message.id[:8] + os.urandom(8)), limited=False)
         return settled
 
-    with mock.patch.object(MemoryStore, "_settle", any_fence):
+    with mock.patch.object(settle, "settle", any_fence):
         yield
 
 

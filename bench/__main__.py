@@ -67,7 +67,8 @@ def main() -> int:
     command = " ".join(["python -m bench", *sys.argv[1:]])
     described = machine.describe(folder)
     print(report.head(described, command), flush=True)
-    session = Session(folder, reps=asked.reps or (1 if asked.quick else 3), quick=asked.quick)
+    reps = asked.reps or (1 if asked.quick else 3)
+    session = Session(folder, reps=reps, quick=asked.quick, long_reps=asked.reps or 1)
     others = machine.Others()
     found: list[Row] = []
     failed = False
@@ -99,7 +100,11 @@ def _asked() -> argparse.Namespace:
                         help=f"{', '.join(ALL)}; or figures, which is what comes by default, or resilience: the "
                              f"{len(EXPERIMENTS)} last of them")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="smaller, once each: about three minutes")
-    parser.add_argument("--reps", type=int, help="how often each is measured; the median counts (default 3)")
+    parser.add_argument(
+        "--reps",
+        type=int,
+        help="how often each is measured; the median counts (default 3; 1 for domino, overload, metastable)",
+    )
     parser.add_argument("--draw", type=Path, metavar="FOLDER", help="draw what the experiments saw, as SVG")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured to a file")
     asked = parser.parse_args()

@@ -20,10 +20,11 @@ Samples = Mapping[str, list[float]]
 class Session:
     """What cases measure with. Nothing is measured twice in a run: rows share what they have in common."""
 
-    def __init__(self, folder: Path, *, reps: int, quick: bool, least: bool = False) -> None:
-        """`least`: as small as can be, to see that it works at all."""
+    def __init__(self, folder: Path, *, reps: int, quick: bool, least: bool = False, long_reps: int = 1) -> None:
+        """`least`: as small as can be, to see that it works at all. `long_reps`: how often what takes minutes."""
         self.folder = folder
         self.reps = reps
+        self.long_reps = long_reps
         self.quick = quick
         self.least = least
         self.charts: list[Chart] = []

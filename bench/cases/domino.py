@@ -65,9 +65,11 @@ def rows(session: Session) -> Iterator[Row]:
         seen[variant.label] = one = _seen(session, variant)
         return _sample(one)
 
-    plain = session.beside(PLAIN.label, lambda: once(PLAIN), UNITS, reps=1)
+    plain = session.beside(PLAIN.label, lambda: once(PLAIN), UNITS, reps=session.long_reps)
     for variant in (CALLS, SENDS):
-        found = session.measure(f"domino: {variant.label}", lambda variant=variant: once(variant), reps=1)  # type: ignore[misc]
+        found = session.measure(
+            f"domino: {variant.label}", lambda variant=variant: once(variant), reps=session.long_reps
+        )  # type: ignore[misc]
         figures = [
             figure(found, "goodput", "%", at_least(95)),
             figure(found, "p99", "%", at_most(105)),

@@ -58,7 +58,7 @@ def rows(session: Session) -> Iterator[Row]:
         seen.append(_seen(session))
         return _sample(seen[-1])
 
-    found = session.measure("overload", once, reps=1)
+    found = session.measure("overload", once, reps=session.long_reps)
     yield Row(
         f"overload: offered {TIMES} × capacity, patience of 50 ms to 1 s, three priorities",
         [

@@ -1,7 +1,8 @@
 """One store on PostgreSQL, one request or answer that is lost on the way: what is asked takes effect once, in time."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Coroutine
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from ringpost.store.postgres import link as postgres_link
 from ringpost.store.postgres import server as postgres_server
 from ringpost.store.postgres import session as postgres_session
 from ringpost.store.postgres import settle as postgres_settle
+from ringpost.store.postgres import store as postgres_store
 from ringpost.store.postgres import vigil as postgres_vigil
 from ringpost.store.postgres.db import Db
 from ringpost.store.postgres.link import Link
@@ -243,6 +245,33 @@ async def test_a_slow_statement_is_not_given_up(distant: Distant) -> None:
     assert link._db is before
 
 
+async def check_all_close_at_once(distant: Distant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No connection is closed only after another: each may have to wait for an answer that never comes."""
+    await distant.rest_connections(1)
+    await distant.store.depths()
+    loop, begun, all_begun = asyncio.get_running_loop(), set[Db](), asyncio.Event()
+
+    async def close(self: Db, timeout_s: float) -> None:
+        if asyncio.get_running_loop() is loop:
+            begun.add(self)
+            if len(begun) == 3:  # the writer's, the one for reading, the one that rests
+                all_begun.set()
+            await all_begun.wait()
+        self.terminate()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Db, "close", close)
+        closing = asyncio.ensure_future(distant.store.close())
+        done, _ = await asyncio.wait([closing], timeout=TWIN_S)
+        all_begun.set()
+        await closing
+        assert done, "it closed one after the other"
+
+
+async def test_all_connections_are_closed_at_once(distant: Distant, monkeypatch: pytest.MonkeyPatch) -> None:
+    await check_all_close_at_once(distant, monkeypatch)
+
+
 # --- broken twins
 
 
@@ -352,6 +381,16 @@ async def test_without_the_end_of_lost_sessions_it_waits_for_their_locks(
         twin.setattr(Server, "_end_gone", _nothing)
         distant.proxy.requests.cut(at=b"COMMIT", how="half open")
         assert await distant.is_stuck(distant.settled(), twin)
+
+
+async def test_who_closes_one_after_the_other_is_found_out(distant: Distant, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def in_turn(*closing: Awaitable[object]) -> None:
+        for one in closing:
+            await one
+
+    monkeypatch.setattr(postgres_store, "asyncio", SimpleNamespace(**{**vars(asyncio), "gather": in_turn}))
+    with pytest.raises(AssertionError, match="one after the other"):
+        await check_all_close_at_once(distant, monkeypatch)
 
 
 async def _nothing(*_arguments: object) -> None: ...

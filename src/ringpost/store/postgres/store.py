@@ -313,13 +313,13 @@ class _Opened:
         self.bell.start()
 
     async def close(self) -> None:
-        await self.writer.close()
+        await self.writer.finish()
         self.waiting.close()
-        await self.bell.close()
-        await self.side.close()
-        await self.pool.close()
+        # At once: where the server answers no more, each waits for as long as it may.
+        links = [self.writer.link.close(), self.side.close(), self.pool.close()]
+        renewal = asyncio.get_running_loop().run_in_executor(None, self.renewal.stop)
+        await asyncio.gather(*links, self.bell.close(), renewal)
         await self.vigil.close()
-        await asyncio.get_running_loop().run_in_executor(None, self.renewal.stop)
 
     def committed(self, turn: Turn) -> None:
         """Wake whoever waits for what a commit brought: here directly, elsewhere by the bell."""

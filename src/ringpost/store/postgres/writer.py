@@ -92,11 +92,10 @@ class Writer:
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run(), name="ringpost-writer")
 
-    async def close(self) -> None:
-        """Finish what was handed over, and close."""
+    async def finish(self) -> None:
+        """Finish what was handed over. Nothing may be handed over from now on."""
         if self._task is not None:
             await asyncio.wait([self._task])
-        await self.link.close()
 
     async def _run(self) -> None:
         try:

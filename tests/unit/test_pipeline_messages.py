@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import re
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -23,7 +25,7 @@ from ringpost.contract.outcome import DeadLetter, Outcome
 from ringpost.contract.problem import Problem
 from ringpost.core import ids
 from ringpost.core.handling import handling
-from ringpost.core.message import Cause, Delivery, Envelope, Settlement, State
+from ringpost.core.message import Cause, Delivery, Envelope, Failure, Settlement, State
 from ringpost.core.retry import Retry
 from ringpost.service.context import Context
 from ringpost.service.host import Host
@@ -177,6 +179,47 @@ async def test_a_failure_is_tried_again_and_nothing_leaves(error: BaseException)
     assert failure.type.endswith(type(error).__name__)
     assert failure.attempt == 3
     assert "in behave" in failure.traceback
+
+
+def _files(failure: Failure) -> list[str]:
+    return re.findall(r'File "(.*?)", line', failure.traceback)
+
+
+async def _in_vain(job: Job, ctx: Context) -> int:
+    await ctx.send(Works.quiet, "no job")  # type: ignore[arg-type]
+    return 0
+
+
+def _in_a_thread(job: Job) -> int:
+    raise ValueError(job.number)
+
+
+async def _wrong_answer(job: Job, ctx: Context) -> Any:
+    return "seven"
+
+
+@pytest.mark.parametrize("handler", [raising(ValueError("x")), _in_vain, _in_a_thread])
+async def test_a_failures_traceback_begins_in_the_handler(handler: Any, caplog: pytest.LogCaptureFixture) -> None:
+    async with works(handler) as work:
+        failure = (await work.handle()).failure
+    assert failure is not None
+    assert _files(failure)[0] == __file__
+    (logged,) = [record.exc_info for record in caplog.records if record.exc_info]
+    assert traceback.extract_tb(logged[2])[0].filename == __file__
+
+
+async def test_what_ringpost_raises_in_the_handler_is_shown_to_its_end() -> None:
+    async with works(_in_vain) as work:
+        failure = (await work.handle()).failure
+    assert failure is not None
+    assert _files(failure)[-1] != __file__
+
+
+async def test_what_never_reached_the_handlers_code_is_shown_whole() -> None:
+    async with works(_wrong_answer) as work:
+        failure = (await work.handle()).failure
+    assert failure is not None
+    assert _files(failure)
 
 
 async def test_the_rule_of_the_nearest_class_counts() -> None:

@@ -480,7 +480,7 @@ class Pipeline:
                 raise  # somebody else wants this task ended: the caller has gone away, or the loop closes
             return None, error
         except Exception as error:  # noqa: BLE001 (the border around handlers: all that they raise is an outcome)
-            return None, error
+            return None, verdict.from_handler_on(error)
         finally:
             del self._running[number]
             handling.reset(token)

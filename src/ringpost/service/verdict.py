@@ -1,12 +1,14 @@
 """What an ending becomes: the answer of a call, the settlement of a message. The table is `core/outcome.py`; here are
 clock, chance, the failure's description and the letters that tell of an end."""
 
+import os
 import socket
 import time
 import traceback
 from asyncio import CancelledError
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
 from ringpost.client.world import World
 from ringpost.contract.errors import InvalidRequest
@@ -31,6 +33,7 @@ _MESSAGE_BYTES_MAX = 2048
 _TRACEBACK_BYTES_MAX = 16 * 1024
 _FRAMES_MAX = 50
 _HOST = socket.gethostname()
+_OURS = str(Path(__file__).parents[1]) + os.sep
 
 
 def refusal(
@@ -43,6 +46,17 @@ def refusal(
 def contract_of(handler: Handler) -> str:
     """Give the name of the contract that a handler's Problems belong to."""
     return "" if handler.operation is None else handler.operation.contract_name
+
+
+def from_handler_on(error: Exception) -> Exception:
+    """Let the traceback of an error begin where the handler does: the way there is ours, and tells its author nothing.
+
+    An error that never left Ringpost's own code keeps all of it.
+    """
+    place = error.__traceback__
+    while place is not None and place.tb_frame.f_code.co_filename.startswith(_OURS):
+        place = place.tb_next
+    return error if place is None else error.with_traceback(place)
 
 
 def told(handler: Handler, error: BaseException, stopped: Stopped | None) -> tuple[Ending, BaseException]:

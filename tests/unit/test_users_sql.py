@@ -2,7 +2,8 @@
 
 import pytest
 
-from ringpost.store.users_sql import ends, may_write
+from ringpost.contract.errors import UsageError
+from ringpost.store.users_sql import check, ends, may_leave, may_write
 
 READS = [
     "SELECT 1",
@@ -60,3 +61,61 @@ def test_ends(sql: str) -> None:
 @pytest.mark.parametrize("sql", ENDS_NOT)
 def test_does_not_end(sql: str) -> None:
     assert ends(sql) == ""
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "COMMIT",
+        "SET search_path = ringpost",
+        "RESET ALL",
+        "DELETE FROM ringpost.message",
+        'DELETE FROM "ringpost" . message',
+        'DELETE FROM U&"ringp\\006Fst"."message"',
+        'delete from u&"ringpost"."message"',
+    ],
+)
+def test_refused(sql: str) -> None:
+    with pytest.raises(UsageError):
+        check(sql, "ringpost")
+
+
+@pytest.mark.parametrize("sql", ["DELETE FROM message", "SELECT set_config('a.b', 'c', true)", "SELECT 1 FROM menu"])
+def test_not_refused(sql: str) -> None:
+    check(sql, "ringpost")
+
+
+def test_a_setting_is_refused_in_a_transaction_of_many() -> None:
+    with pytest.raises(UsageError, match=r"set_config is not for tx\.defer"):
+        check("SELECT set_config('a.b', 'c', true)", "ringpost", shared=True)
+    check("INSERT INTO t VALUES ('set_config')", "ringpost", shared=True)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT set_config('a.b', 'c', false)",
+        "UPDATE t SET a = set_tenant ($1)",
+        "SELECT pg_advisory_lock(1)",
+        """SELECT "set_tenant"('a')""",
+        "CREATE TEMP TABLE t (a int)",
+        "DECLARE c CURSOR WITH HOLD FOR SELECT 1",
+        "DO $$ BEGIN PERFORM 1; END $$",
+        "CALL forget()",
+    ],
+)
+def test_may_leave_something_in_the_session(sql: str) -> None:
+    assert may_leave(sql)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "INSERT INTO t VALUES ($1, $2)",
+        "UPDATE t SET a = $1 WHERE b IN ($2, $3) AND (c = 1 OR (d = 2))",
+        "SELECT a FROM t WHERE EXISTS (SELECT 1 FROM u)",
+        "DELETE FROM t",
+    ],
+)
+def test_leaves_nothing_in_the_session(sql: str) -> None:
+    assert not may_leave(sql)

@@ -13,6 +13,9 @@ _QUOTED = r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|\$(\w*)\$.*?\$\1\$|--[^\n]*|/\*.*
 _WORDS = re.compile(_QUOTED + r"|(\w+)", re.DOTALL)
 _PARTS = re.compile(_QUOTED + r"|(;)", re.DOTALL)
 _NAMED = re.compile(_QUOTED + r"|(?<![:\w]):(\w+)", re.DOTALL)
+_CALL = re.compile(r'(?!(?:VALUES|IN|AS|AND|OR|ANY|EXISTS)\b)\b\w+"?\s*\(', re.IGNORECASE)
+_LEAVES = frozenset({"temp", "temporary", "declare", "do", "call", "execute"})
+_ESCAPED_NAME = re.compile(r'(?<!\w)U&"', re.IGNORECASE)
 _BARRED = frozenset(
     {"abort", "begin", "commit", "discard", "end", "listen", "load", "notify", "prepare", "release", "reset"}
     | {"rollback", "savepoint", "set", "start", "unlisten"}
@@ -47,6 +50,13 @@ def may_write(sql: str) -> bool:
 
 
 @lru_cache(512)
+def may_leave(sql: str) -> bool:
+    """Say whether a statement may change its session beyond its transaction: whatever calls a function, as that may set
+    something or take a lock, and what makes a temporary table or a cursor. Triggers aren't seen."""
+    return _CALL.search(sql) is not None or not _LEAVES.isdisjoint(_words(sql))
+
+
+@lru_cache(512)
 def ends(sql: str) -> str:
     """Give the word by which a statement, or one of several, begins or ends the transaction; savepoints don't."""
     for part in _parts(sql):
@@ -59,11 +69,16 @@ def ends(sql: str) -> str:
 
 
 @lru_cache(512)
-def check(sql: str, schema: str) -> None:
-    """Refuse what would end the transaction or change the session, and what names the store's own tables."""
+def check(sql: str, schema: str, *, shared: bool = False) -> None:
+    """Refuse what would end the transaction or change the session, and what names the store's own tables. `shared`: the
+    transaction is that of many handlings."""
     word = first_word(sql)
     if word in _BARRED:
         raise UsageError(f"{word.upper()} is not for handlers: the transaction ends with the handling")
+    if shared and "set_config" in _words(sql):
+        raise UsageError("set_config is not for tx.defer: its transaction is that of others too. Use tx.execute")
+    if _ESCAPED_NAME.search(sql):
+        raise UsageError('names are written as they are here, not as U&"…"')
     if re.search(rf'(?<!\w)"?{re.escape(schema)}"?\s*\.', sql, re.IGNORECASE):
         raise UsageError(f"the tables of schema {schema} are the store's own; keep yours in another schema")
 

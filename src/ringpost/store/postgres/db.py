@@ -12,6 +12,7 @@ from typing import Any, Protocol, cast
 import asyncpg
 
 from ringpost.contract.errors import StoreError
+from ringpost.store.users_sql import may_leave
 
 Row = Sequence[Any]
 
@@ -41,6 +42,15 @@ def is_lost(exc: BaseException) -> bool:
 
 class Again(Exception):
     """Others were in the way at this very moment: roll back, and take the transaction again."""
+
+
+class Forbidden(StoreError):
+    """The role may not do what the store needs."""
+
+
+def in_the_way() -> StoreError:
+    """Say that others were in the way, however often it was tried."""
+    return StoreError("others were in the way, several times over; nothing of this was kept. Repeating it is safe")
 
 
 class Driver(Protocol):
@@ -103,16 +113,20 @@ def lost_fence(exc: BaseException) -> bool:
     return is_said(exc) and getattr(exc, "sqlstate", "") == "RP001"
 
 
-def is_forbidden(exc: BaseException) -> bool:
-    """Say whether the role may not do this."""
-    return isinstance(exc, asyncpg.InsufficientPrivilegeError)
+# A commit is worth what the server says, whatever a handler has set.
+_WORTH = "SET LOCAL synchronous_commit = DEFAULT"
+# What SQL may leave behind in its session: settings, roles, locks, cursors, temporary tables. Prepared statements stay.
+_TIDY = (
+    "SET SESSION AUTHORIZATION DEFAULT; RESET ALL; CLOSE ALL; UNLISTEN *; SELECT pg_advisory_unlock_all(); DISCARD TEMP"
+)
 
 
 class Db:
     """A connection. Once a statement was given up half-way or the server has gone, it is closed for good.
 
     `session`: its name on the server, where it is the same one for as long as it lasts. `asked_s`: since when a
-    statement waits for its answer, by the monotonic clock. `gone` is told the name of a session that wasn't ended
+    statement waits for its answer, by the monotonic clock. `untidy`: a handler may have changed the session in this
+    transaction, whose end puts that in order. `gone` is told the name of a session that wasn't ended
     properly: it may live on there.
     """
 
@@ -123,10 +137,12 @@ class Db:
         self.session = session
         self._gone = gone
         self.asked_s: float | None = None
+        self.untidy = False
         self._schema = schema
         self._pooled = pooled
         # Without a pooler it is set once for the session.
         self._begin = f"BEGIN; SET LOCAL idle_in_transaction_session_timeout = {idle_ms()}" if pooled else "BEGIN"
+        self._tidy = "" if pooled else f"; {_TIDY}; SET idle_in_transaction_session_timeout = {idle_ms()}"
         self._texts: dict[str, str] = {}
 
     @property
@@ -149,11 +165,13 @@ class Db:
 
     async def user_fetch(self, sql: str, *values: Any) -> list[Row]:
         """Run a handler's statement, as it stands."""
+        self.untidy = self.untidy or may_leave(sql)
         found: list[Row] = await self._guarded_as_is(self.driver.fetch, sql, *values)
         return found
 
     async def user_repeat(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         """Run a handler's statement for many rows of values, in one go."""
+        self.untidy = self.untidy or may_leave(sql)
         await self._guarded_as_is(self.driver.executemany, sql, rows)
 
     async def execute(self, sql: str) -> None:
@@ -165,7 +183,9 @@ class Db:
 
     async def commit(self, last: str = "") -> None:
         """Commit, after a last statement, as it stands, in the same round trip."""
-        await self._colliding(self.driver.execute, f"{last}; COMMIT" if last else "COMMIT")
+        end = f"{_WORTH}; COMMIT{self._tidy}" if self.untidy else "COMMIT"
+        await self._colliding(self.driver.execute, f"{last}; {end}" if last else end)
+        self.untidy = False
 
     async def roll_back(self) -> None:
         """Undo what is open. Where that can't be, the connection goes, and the server undoes it."""
@@ -173,7 +193,8 @@ class Db:
             return
         self.asked_s = time.monotonic()
         try:
-            await self.driver.execute("ROLLBACK")
+            await self.driver.execute(f"ROLLBACK{self._tidy}" if self.untidy else "ROLLBACK")
+            self.untidy = False
         except BaseException as exc:
             self.terminate()
             if not isinstance(exc, Exception):
@@ -202,6 +223,11 @@ class Db:
             return await self._guarded_as_is(run, sql, *values)
         except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError) as exc:
             raise Again(str(exc)) from exc
+        except asyncpg.InsufficientPrivilegeError as exc:
+            raise Forbidden(
+                f"the store's role may not do this: {exc}. It owns the store's schema, or makes one: GRANT CREATE ON"
+                " DATABASE … TO …; docs/postgresql.md has all that it needs"
+            ) from exc
 
     async def _guarded_as_is(self, run: Callable[..., Any], sql: str, *values: Any) -> Any:
         self.asked_s = time.monotonic()

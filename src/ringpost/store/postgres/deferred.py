@@ -78,7 +78,7 @@ async def _run(turn: Turn, lists: Sequence[Sequence[Statement]], schema: str) ->
                 text, values = users_sql.positional(statements[place])
                 texts[text].append(values)
         for text, rows in texts.items():
-            users_sql.check(text, schema)
+            users_sql.check(text, schema, shared=True)
             if len(rows) == 1:
                 await turn.db.user_fetch(text, *rows[0])
             else:

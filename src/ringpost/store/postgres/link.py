@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from ringpost.contract.errors import StoreError
 from ringpost.store.postgres import session
-from ringpost.store.postgres.db import Again, Db, Lost
+from ringpost.store.postgres.db import Again, Db, Lost, in_the_way
 from ringpost.store.postgres.vigil import Vigil
 
 PATIENCE_S = 5.0  # for how long a caller waits for a server that is away
@@ -90,10 +90,10 @@ class Link:
                 except Lost as exc:
                     if time.monotonic() >= until_s:
                         raise StoreError(f"the store did not answer: {exc}") from exc
-                except Again:
+                except Again as exc:
                     tries += 1
                     if tries == _TRIES:
-                        raise
+                        raise in_the_way() from exc
 
     async def close(self) -> None:
         self._closed = True

@@ -8,7 +8,7 @@ which it is found also where nothing ever came back from it.
 from collections.abc import Sequence
 
 from ringpost.contract.errors import StoreError
-from ringpost.store.postgres.db import Db, is_forbidden
+from ringpost.store.postgres.db import Db, Forbidden
 
 _END_MS = 2000  # how long its end is waited for
 # One that has committed and waits for a standby is left alone: it would be seen as done before it is safe.
@@ -43,7 +43,5 @@ async def at_work(db: Db, sessions: Sequence[str]) -> set[str]:
 async def _ended(db: Db, sessions: Sequence[str], wait_ms: int) -> list[bool]:
     try:
         return [row[0] for row in await db.fetch(_END, sessions, wait_ms)]
-    except Exception as exc:
-        if is_forbidden(exc):  # they are of a role that is another one by now: nothing can be done but to go on
-            return []
-        raise
+    except Forbidden:  # they are of a role that is another one by now: nothing can be done but to go on
+        return []

@@ -106,6 +106,7 @@ class PostgresTransaction:
         """The asyncpg connection, inside the transaction. It is the handling's only while the handling lasts."""
         if self._db is None:
             raise UsageError("the transaction has not begun: `await tx.lock()` begins it")
+        self._db.untidy = True  # what is done with it isn't seen
         return self._db.driver
 
     async def execute(self, statement: Statement) -> list[tuple[Any, ...]]:

@@ -19,7 +19,7 @@ from ringpost.settings import Settings
 from ringpost.store.port import Claimed, Put
 from ringpost.store.postgres import claim, deferred, end, put, read, settle
 from ringpost.store.postgres.claim import Want
-from ringpost.store.postgres.db import Again, Db, Lost, Row, is_said
+from ringpost.store.postgres.db import Again, Db, Lost, Row, in_the_way, is_said
 from ringpost.store.postgres.link import PATIENCE_S, Link
 from ringpost.store.postgres.put import Room, signed
 from ringpost.store.postgres.server import Server
@@ -307,8 +307,11 @@ def _plain(message: Message) -> bool:
 
 def _told(exc: BaseException, shown: str) -> BaseException:
     """Give an error that says what to do where the server's own doesn't."""
-    if not is_said(exc):
+    if isinstance(exc, Again):
+        error = in_the_way()
+    elif is_said(exc):
+        error = StoreError(f"the store {shown} refused: {exc}")
+    else:
         return exc
-    error = StoreError(f"the store {shown} refused: {exc}")
     error.__cause__ = exc
     return error

@@ -3,6 +3,7 @@
 import re
 import sys
 from datetime import datetime
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ringpost.wire.headers import BadHeader, length_s
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,40}\.[a-z][a-z0-9_]{0,40}")
 _DAY_S = 86_400.0
+RATE_MAX = 1_000_000.0
 
 
 class Length(click.ParamType[float]):
@@ -23,12 +25,32 @@ class Length(click.ParamType[float]):
 
     name = "time"
 
+    def __init__(self, *, some: bool = False) -> None:
+        """`some`: more than none at all."""
+        self._some = some
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         if isinstance(value, int | float):
             return float(value)
         found = seconds_of(str(value))
         if found is None:
             self.fail(f"{value!r} is no length of time; write 90, 500ms, 10s, 5m, 2h or 3d", param, ctx)
+        if self._some and not found:
+            self.fail(f"{value!r} is over at once; write 500ms, 10s, 5m, 2h or 3d", param, ctx)
+        return found
+
+
+class Rate(click.FloatRange):
+    """So many a second; what is no number (`nan`) or has no end isn't one."""
+
+    def __init__(self, *, none: bool = False) -> None:
+        """`none`: it may be 0."""
+        super().__init__(min=0, min_open=not none, max=RATE_MAX)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found: float = super().convert(value, param, ctx)
+        if isnan(found):
+            self.fail(f"{value!r} is no number", param, ctx)
         return found
 
 
@@ -50,6 +72,7 @@ class When(click.ParamType["float | datetime"]):
 
 
 LENGTH = Length()
+SOME_LENGTH = Length(some=True)
 WHEN = When()
 
 store_option = click.option(

@@ -8,7 +8,7 @@ from typing import Final, Literal
 import click
 from msgspec import Struct
 
-from ringpost.cli.asked import LENGTH, json_option, settings_of, store_option
+from ringpost.cli.asked import SOME_LENGTH, json_option, settings_of, store_option
 from ringpost.cli.output import age, plain, print_json, print_table
 from ringpost.cli.stores import opened, operator
 from ringpost.client.target import target_of
@@ -52,7 +52,7 @@ def breakers(ctx: click.Context, store: str | None, as_json: bool) -> int:
 def _holding(forced: Literal["open", "closed"], text: str) -> click.Command:
     @click.argument("name", metavar="CONTRACT[.OPERATION]")
     @click.option("--at", metavar="URL", help="Only at this target (default: wherever it is called).")
-    @click.option("--for", "length_s", type=LENGTH, help="Let it go by itself after so long (default: never).")
+    @click.option("--for", "length_s", type=SOME_LENGTH, help="Let it go by itself after so long (default: never).")
     @click.option("--reason", default="", help="For whoever looks at it later.")
     @click.option("--force", is_flag=True, help="Even where it looks like a slip of another name.")
     @store_option

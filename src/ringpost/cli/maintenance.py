@@ -7,7 +7,7 @@ from typing import Final
 import click
 from msgspec import Struct
 
-from ringpost.cli.asked import LENGTH, json_option, settings_of, store_option
+from ringpost.cli.asked import LENGTH, Rate, json_option, settings_of, store_option
 from ringpost.cli.output import age, instant, print_json, print_table
 from ringpost.cli.stores import instances, opened
 from ringpost.contract.errors import UsageError
@@ -62,7 +62,7 @@ def maintenance(ctx: click.Context, store: str | None, as_json: bool) -> int:
 @maintenance.command()
 @click.argument("service")
 @click.option("--for", "length_s", type=LENGTH, required=True, help="How long, as 30m; at most 7 days.")
-@click.option("--rate", type=click.FloatRange(min=0), default=0.0, help="Messages per second and queue afterwards.")
+@click.option("--rate", type=Rate(none=True), default=0.0, help="Messages per second and queue afterwards.")
 @click.option("--reason", default="", help="Why: it is told to callers.")
 @click.option("--force", is_flag=True, help="Even if no process of the service is known.")
 @store_option
@@ -92,7 +92,7 @@ def start(service: str, length_s: float, rate: float, reason: str, force: bool, 
 
 @maintenance.command()
 @click.argument("service")
-@click.option("--rate", type=click.FloatRange(min=0), help="Drain at this rate instead; 0: as fast as it goes.")
+@click.option("--rate", type=Rate(none=True), help="Drain at this rate instead; 0: as fast as it goes.")
 @store_option
 def end(service: str, rate: float | None, store: str | None) -> int:
     """Open SERVICE again now. What waited is drained at the rate that was set.

@@ -14,6 +14,7 @@ from ringpost.core.handover import forward_queue
 from ringpost.core.message import State
 from ringpost.core.notes import INSTANCE, decode_instance
 from ringpost.settings import Settings
+from ringpost.store.logged import log_error
 from ringpost.store.port import Filter, Store
 
 LOOK_S = 5.0  # how often it is looked at most whether somebody forwards
@@ -85,8 +86,8 @@ class OwnForwarding:
     async def _go_on(self) -> None:
         try:
             left = await self._anything()
-        except RingpostError:
-            _LOG.warning("whether something is left to be forwarded could not be found out", exc_info=True)
+        except RingpostError as error:
+            log_error(_LOG, logging.WARNING, error, "whether something is left to be forwarded could not be found out")
             return
         if left:
             await self._look(None)
@@ -100,8 +101,8 @@ class OwnForwarding:
             missing = [queue for queue in self._queues if queue not in taken and queue not in self._own]
             if missing:
                 await self._forward(missing)
-        except RingpostError:
-            _LOG.warning("whether somebody forwards could not be found out", exc_info=True)
+        except RingpostError as error:
+            log_error(_LOG, logging.WARNING, error, "whether somebody forwards could not be found out")
 
     async def _forward(self, queues: list[str]) -> None:
         # What forwards stands above this room, as it works with the same worker as services do: it is loaded by its

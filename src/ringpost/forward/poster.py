@@ -35,6 +35,7 @@ from ringpost.forward.receiver import Receiver
 from ringpost.service import verdict
 from ringpost.service.handler import Handler
 from ringpost.service.slots import Slots
+from ringpost.store.logged import log_error
 from ringpost.store.port import Store
 from ringpost.wire.headers import is_key, quoted
 from ringpost.wire.http import Response
@@ -151,7 +152,7 @@ class Poster:
         except TransportError as error:
             return await self._outage(receiver, delivery, str(error), maybe=error.processed == "maybe")
         except RingpostError as error:
-            _LOG.warning("a message of %s could not be forwarded", receiver.queue, exc_info=error)
+            log_error(_LOG, logging.WARNING, error, "a message of %s could not be forwarded", receiver.queue)
             return await self._outage(receiver, delivery, str(error), maybe=False)
         return await self._answered(receiver, delivery, response)
 

@@ -27,6 +27,7 @@ from ringpost.service.pipeline import Pipeline
 from ringpost.service.reservation import refused, stored
 from ringpost.service.worker import Worker
 from ringpost.settings import Settings
+from ringpost.store.logged import log_error
 from ringpost.store.port import Put, Store
 
 _LOG = logging.getLogger("ringpost.service")
@@ -105,7 +106,7 @@ class Acceptance:
         try:
             (put,) = await store.put((message,))
         except RingpostError as error:
-            _LOG.error("a request to %s could not be written", call.operation, exc_info=error)
+            log_error(_LOG, logging.ERROR, error, "a request to %s could not be written", call.operation)
         finally:
             if slots is not None and message.reserve is not None and (put is None or put.delivery is None):
                 slots.give()
@@ -125,8 +126,10 @@ class Acceptance:
         """Attach to what came before: the same message on another way, or what a key stands for already."""
         try:
             (record,) = await store.read((put.id,), bodies=True)
-        except RingpostError:
-            _LOG.warning("what came before a request to %s could not be read", call.operation, exc_info=True)
+        except RingpostError as error:
+            log_error(
+                _LOG, logging.WARNING, error, "what came before a request to %s could not be read", call.operation
+            )
             record = None
         if record is None:
             detail = "What came before under this id or key can't be read now."

@@ -13,6 +13,7 @@ from typing import Final
 
 from ringpost.contract.errors import RingpostError
 from ringpost.core import notes
+from ringpost.store.logged import log_error
 from ringpost.store.port import CaughtUp, Store
 
 _LOG: Final = logging.getLogger("ringpost.subscriptions")
@@ -70,8 +71,8 @@ class CatchingUp:
         while True:
             try:
                 done = await self._step(name)
-            except RingpostError:
-                _LOG.warning("%s could not catch up; it is tried again", name, exc_info=True)
+            except RingpostError as error:
+                log_error(_LOG, logging.WARNING, error, "%s could not catch up; it is tried again", name)
                 done = CaughtUp(behind=True)
             if not done.behind:
                 return

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 
 from ringpost.core.lease import renew_every_s
+from ringpost.store.logged import log_error
 from ringpost.store.port import Store
 
 _LOG = logging.getLogger("ringpost.heartbeat")
@@ -74,11 +75,11 @@ class Heartbeat:
         asked_s = self._clock_s()
         try:
             cancel = [ref for holder in self.holders for ref in self._store.renew(holder, self._lease_s).cancel]
-        except Exception:  # noqa: BLE001 (a border: whatever a store raises, renewing goes on)
+        except Exception as error:  # noqa: BLE001 (a border: whatever a store raises, renewing goes on)
             if self._stopping.is_set():
                 return
             self._failures += 1
-            _LOG.warning("leases could not be renewed (%d in a row)", self._failures, exc_info=True)
+            log_error(_LOG, logging.WARNING, error, "leases could not be renewed (%d in a row)", self._failures)
             if self._failures >= _FAILURES_MAX:
                 self._tell(self._on_failing)
             return

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from ringpost.store.logged import log_error
 from ringpost.store.port import Store, Woken
 
 _LOG = logging.getLogger("ringpost.worker")
@@ -42,8 +43,8 @@ class Listener:
     async def _wait(self, queues: frozenset[str], ids: frozenset[bytes], timeout_s: float) -> None:
         try:
             woken = await self._store.wait(queues, ids, timeout_s)
-        except Exception:  # noqa: BLE001 (a border: without hints the worker polls)
-            _LOG.warning("the store can't be listened to", exc_info=True)
+        except Exception as error:  # noqa: BLE001 (a border: without hints the worker polls)
+            log_error(_LOG, logging.WARNING, error, "the store can't be listened to")
             await asyncio.sleep(_RETRY_S)
             woken = Woken()
         self._task = None

@@ -28,6 +28,7 @@ from ringpost.service.provide import name_of
 from ringpost.service.reservation import Reservations
 from ringpost.service.slots import Slots
 from ringpost.service.transaction import HandlingTransaction
+from ringpost.store.logged import log_error
 
 Authenticate = Callable[[Mapping[str, str]], Awaitable[Identity | None]]
 Middleware = Callable[[Context, Callable[[], Awaitable[object]]], Awaitable[object]]
@@ -303,7 +304,7 @@ class Pipeline:
         """Answer a call whose handler raised."""
         ending, error = verdict.told(bound.handler, error, ctx.cancelled)
         if ending is Ending.FAILED:
-            _LOG.error("the handler of %s failed in a call", bound.handler.name, exc_info=error)
+            log_error(_LOG, logging.ERROR, error, "the handler of %s failed in a call", bound.handler.name)
         elif ending is Ending.LOOP:
             _LOG.error("a call in the handler of %s was refused: %s", bound.handler.name, error)
         return ending, verdict.failed_answer(bound.handler, ending, error)
@@ -346,7 +347,7 @@ class Pipeline:
         except _Undone as undone:
             return self._failed_call(bound, ctx, undone.error)[1]
         except Exception as error:  # noqa: BLE001 (a border: whatever a store raises, the caller gets an answer)
-            _LOG.error("what %s did could not be committed", name, exc_info=error)
+            log_error(_LOG, logging.ERROR, error, "what %s did could not be committed", name)
             refused = "failed"
         if refused:
             detail = f"What the handler did could not be committed ({refused})."
@@ -586,10 +587,10 @@ def _too_far(envelope: Envelope) -> Exception:
 def _log_failed(settlement: Settlement, error: BaseException) -> None:
     delivery = settlement.delivery
     if settlement.to is State.DEAD:
-        _LOG.error("%s is dead after attempt %d", _named(delivery), delivery.attempt, exc_info=error)
+        log_error(_LOG, logging.ERROR, error, "%s is dead after attempt %d", _named(delivery), delivery.attempt)
     elif settlement.failure is not None:
         again = f"attempt {delivery.attempt} failed, the next in {settlement.delay_s:.1f} s"
-        _LOG.warning("%s: %s", _named(delivery), again, exc_info=error)
+        log_error(_LOG, logging.WARNING, error, "%s: %s", _named(delivery), again)
 
 
 def _named(delivery: Delivery) -> str:

@@ -32,6 +32,7 @@ from ringpost.core.outcome import problem_of_end
 from ringpost.service import verdict
 from ringpost.service.context import Means
 from ringpost.service.handler import Handler
+from ringpost.store.logged import log_error
 from ringpost.store.port import Put, Store
 
 _LOG = logging.getLogger("ringpost.service")
@@ -75,7 +76,7 @@ class Reservations:
         try:
             (put,) = putting.result()
         except RingpostError as error:
-            _LOG.error("the key of a call to %s could not be reserved", handler.name, exc_info=error)
+            log_error(_LOG, logging.ERROR, error, "the key of a call to %s could not be reserved", handler.name)
             detail = "The store can't take the idempotency key now."
             return verdict.refusal("unavailable", detail, handler.name, retry_after_s=_RETRY_S)
         if put.delivery is not None:
@@ -95,8 +96,8 @@ class Reservations:
         while True:
             try:
                 (done,) = await store.settle((settlement,))
-            except RingpostError:
-                _LOG.warning("a call could not be settled; again in %g s", pause_s, exc_info=True)
+            except RingpostError as error:
+                log_error(_LOG, logging.WARNING, error, "a call could not be settled; again in %g s", pause_s)
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, _PAUSE_S_MAX)
             else:

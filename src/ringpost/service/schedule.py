@@ -21,6 +21,7 @@ from ringpost.core import ids
 from ringpost.core.line import line_id
 from ringpost.core.message import Envelope, Message, State
 from ringpost.service.handler import Handler, Plan
+from ringpost.store.logged import log_error
 from ringpost.store.port import Store
 
 _LOG = logging.getLogger("ringpost.schedule")
@@ -100,8 +101,10 @@ class Scheduler:
         while self._planned:
             try:
                 await self.step()
-            except RingpostError:
-                _LOG.warning("the next ticks could not be put; trying again in %g s", _RETRY_S, exc_info=True)
+            except RingpostError as error:
+                log_error(
+                    _LOG, logging.WARNING, error, "the next ticks could not be put; trying again in %g s", _RETRY_S
+                )
                 await asyncio.sleep(_RETRY_S)
             else:
                 ahead_s = (min(self._due_ms.values()) - self._clock_ms()) / 1000

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from ringpost.client.world import REAL, World
 from ringpost.core.lease import sweep_after_s
+from ringpost.store.logged import log_error
 from ringpost.store.port import Store
 
 _LOG = logging.getLogger("ringpost.upkeep")
@@ -44,8 +45,8 @@ class Upkeep:
         while True:
             try:
                 pause_s = await self.step()
-            except Exception:  # noqa: BLE001 (a border: whatever a store raises, it is tended again)
-                _LOG.warning("the store could not be tended", exc_info=True)
+            except Exception as error:  # noqa: BLE001 (a border: whatever a store raises, it is tended again)
+                log_error(_LOG, logging.WARNING, error, "the store could not be tended")
                 pause_s = _RETRY_S
             await self._sleep(pause_s)
 

@@ -32,6 +32,7 @@ from ringpost.service.schedule import Scheduler, wall_ms
 from ringpost.service.slots import Slots
 from ringpost.service.upkeep import Upkeep
 from ringpost.service.watchdog import Watchdog
+from ringpost.store.logged import log_error
 from ringpost.store.port import Claimed, Store, Woken
 
 _LOG = logging.getLogger("ringpost.worker")
@@ -441,7 +442,7 @@ class Worker:
         self._runners.put_back(turn.settlements)
         self._failures += 1
         pause_s = min(_BACKOFF_S_FIRST * 2 ** min(self._failures, 10), _BACKOFF_S_MAX)
-        _LOG.warning("a turn at the store failed; the next in %g s", pause_s, exc_info=error)
+        log_error(_LOG, logging.WARNING, error, "a turn at the store failed; the next in %g s", pause_s)
         if self._resting is None:
             self._resting = asyncio.get_running_loop().call_later(pause_s, self._rested)
 

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import click
 
-from ringpost.cli.asked import LENGTH, json_option, settings_of, store_option
+from ringpost.cli.asked import LENGTH, Rate, json_option, settings_of, store_option
 from ringpost.cli.dead.choosing import check_asked, check_queue, dead_ones
 from ringpost.cli.dead.orders import Orders
 from ringpost.cli.dead.plan import Plan, found
@@ -30,7 +30,7 @@ from ringpost.store.port import Store
 @click.option("--error", metavar="TEXT", help="With --all: whose last error says this.")
 @click.option("--within", type=LENGTH, help="With --all: that died within this time, as 2h.")
 @click.option("--limit", type=click.IntRange(1), help="At most so many.")
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="At most so many a second.")
+@click.option("--rate", type=Rate(), help="At most so many a second.")
 @click.option("--canary", type=click.IntRange(1), help="One first, then so many, the rest once those ended well.")
 @click.option("--dry-run", is_flag=True, help="Replay nothing; say what would become of them.")
 @click.option(

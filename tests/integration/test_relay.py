@@ -360,6 +360,40 @@ async def test_a_table_that_is_not_there_yet_is_waited_for(
     assert caplog.text.count("unable to open") == 1  # once, however often it was tried
 
 
+async def relayed_from_another_file(
+    on_file: Business, store: SqliteStore, caplog: pytest.LogCaptureFixture
+) -> list[str]:
+    """Relay from a file, put another one with other rows in its place, and relay on."""
+    path = Path(path_of(on_file.url))
+    relay = Relay(on_file.table(), store)
+    await write(on_file, message(1))
+    await emptied(relay)
+    copy = path.with_name("backup.db")
+    with contextlib.closing(sqlite3.connect(path)) as db, contextlib.closing(sqlite3.connect(copy)) as other:
+        db.backup(other)
+    copy.replace(path)
+    await write(on_file, message(2))
+    with caplog.at_level(logging.WARNING, "ringpost.relay"):
+        await emptied(relay)
+    await relay._table.close()
+    return await bodies(store)
+
+
+async def test_another_file_in_its_place_is_relayed_from(
+    on_file: Business, store: SqliteStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert await relayed_from_another_file(on_file, store, caplog) == ['"1"', '"2"']
+    (said,) = caplog.messages
+    assert "is another file now" in said
+
+
+async def test_who_keeps_to_the_old_file_is_found(
+    on_file: Business, store: SqliteStore, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SqliteTable, "_identity", lambda self: (1, 1))
+    assert await relayed_from_another_file(on_file, store, caplog) == ['"1"']
+
+
 async def test_a_store_that_is_away_is_waited_for(
     on_file: Business, fast_postgres: RealPostgres, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,8 @@ one SQLite library only, or they drop each other's locks. So it is never a store
 import asyncio
 import contextlib
 import json
+import logging
+import os
 import sqlite3
 from collections.abc import Callable, Collection, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +22,7 @@ from ringpost.relay.table import COLUMNS, WAITING
 from ringpost.store.sqlite.url import file_of, is_file
 
 BUSY_S = 5.0
+_LOG = logging.getLogger("ringpost.relay")
 _NEXT = (
     f"SELECT {COLUMNS} FROM (SELECT {COLUMNS}, sum(length(body)) OVER (ORDER BY seq) - length(body) AS before"
     f" FROM (SELECT {COLUMNS} FROM ringpost_outbox WHERE seq > ?1 AND trouble IS NULL"
@@ -46,6 +49,7 @@ class SqliteTable:
         self.shown = url
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ringpost-outbox")
         self._db: sqlite3.Connection | None = None
+        self._opened: tuple[int, int] | None = None  # the file that it is, which another may take the place of
         self._refuse_store()
 
     async def turn(self, done: Sequence[Row], after: int, without: Collection[str], now_ms: int) -> list[Row]:
@@ -85,17 +89,27 @@ class SqliteTable:
             raise TableAway(f"{error}{_hint(str(error))}") from error
 
     def _connected(self) -> sqlite3.Connection:
+        if self._db is not None and self._identity() != self._opened:
+            self._disconnect()
+            _LOG.warning("%s is another file now, or gone: it is opened anew, and relayed from as it is", self.shown)
         db = self._db
         if db is None:
             self._refuse_store()
             uri = f"{self._path.absolute().as_uri()}?mode=rw"  # one that isn't there isn't made
             db = sqlite3.connect(uri, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
-            self._db = db
+            self._db, self._opened = db, self._identity()
             if db.execute(_IS_STORE).fetchone()[0]:
                 self._disconnect()
                 raise _store_refused(self.shown)
             db.execute("PRAGMA synchronous = FULL")
         return db
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
     def _disconnect(self) -> None:
         db, self._db = self._db, None

@@ -12,8 +12,10 @@ from typing import Final, Literal
 import apsw
 from msgspec import Struct
 
+from ringpost.core import ids
+from ringpost.core.message import Cause, State
 from ringpost.settings import Settings, find_file
-from ringpost.store.port import Alarming, Store
+from ringpost.store.port import Alarming, Filter, Store
 from ringpost.store.sqlite.schema import NETWORK_FILE_SYSTEMS, SQLITE_MIN, file_system, library_version
 
 Level = Literal["ok", "warn", "fail"]
@@ -23,6 +25,7 @@ _MIB: Final = 1024 * 1024
 _GIB: Final = 1024 * _MIB
 _FREE_BYTES_MIN: Final = 256 * _MIB
 _FREE_SHARE_MIN: Final = 0.05
+_DEAD_MAX: Final = 1000  # so many dead letters are looked at
 _WAL_BYTES_ALARM: Final = 256 * _MIB
 _SQLITE: Final = "sqlite:///"
 
@@ -169,7 +172,19 @@ async def database(store: Store) -> list[Finding]:
     """Look at what slows the store's database down from outside, or has damaged it."""
     if not isinstance(store, Alarming):
         return []
-    said = await store.alarms()
+    said = [*await store.alarms(), *await _damaged(store)]
     if not said:
         return [ok("database", "nothing slows it down, and no damage was met")]
     return [warn("database", *alarm.split(": ", 1)) for alarm in said]
+
+
+async def _damaged(store: Store) -> list[str]:
+    """Say how many dead letters, of those that died first, are dead because their bytes have changed."""
+    dead = await store.find(Filter(states=(State.DEAD,), limit=_DEAD_MAX, bodies=False))
+    damaged = [record for record in dead if record.cause is Cause.CHECKSUM]
+    if not damaged:
+        return []
+    return [
+        f"what is stored of {len(damaged):,} dead letters has changed, as of {ids.text(damaged[0].id)}: look at the"
+        " disk (its SMART values, the kernel's log); `ringpost dead show` says more"
+    ]

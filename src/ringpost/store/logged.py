@@ -5,6 +5,10 @@ import logging
 
 from ringpost.contract.errors import StoreError
 
+DAMAGED = (
+    "%d of %s are dead (checksum): what is stored of them has changed. Look at the disk, and at `ringpost dead list`"
+)
+
 
 def log_error(log: logging.Logger, level: int, error: BaseException, text: str, *values: object) -> None:
     """Log an error. `text` and `values` say what couldn't be done, as for `Logger.log`."""

@@ -9,7 +9,7 @@ from msgspec import Struct
 from ringpost.cli.output import instant, json_of
 from ringpost.cli.stores import described
 from ringpost.core import ids
-from ringpost.core.message import Envelope, Failure, Record
+from ringpost.core.message import Cause, Envelope, Failure, Record
 from ringpost.store.port import Store
 
 MASK = "***"
@@ -130,6 +130,11 @@ def told(letter: Letter) -> str:
         ("headers", ", ".join(f"{name}: {value}" for name, value in letter.headers.items())),
     )
     parts = ["\n".join(f"{name:13}{value}" for name, value in facts if value)]
+    damaged = letter.cause == Cause.CHECKSUM.word
+    if damaged:
+        parts.append(
+            "What is stored of it has changed on the disk: neither its request nor its headers can be trusted."
+        )
     body = msgspec.json.format(msgspec.json.encode(letter.body), indent=2).decode()
     parts.append(f"request\n{_indented(body)}")
     if letter.history:
@@ -137,9 +142,16 @@ def told(letter: Letter) -> str:
             "history\n" + "\n".join(f"  {one.at} {one.what} by {one.who}: {one.detail}" for one in letter.history)
         )
     parts += [_error(failure) for failure in letter.errors]
-    replay = f"ringpost dead replay {letter.id}"
-    parts.append(f"Handle it again: {replay}\nRemove it:       {replay.replace('replay', 'drop')}")
+    parts.append(_what_to_do(letter.id, damaged))
     return "\n\n".join(parts)
+
+
+def _what_to_do(id: str, damaged: bool) -> str:
+    drop = f"ringpost dead drop {id}"
+    if damaged:
+        anew = "It can't be handled. Send its request anew from where it came, and look at the disk."
+        return f"{anew}\nRemove it:       {drop}"
+    return f"Handle it again: ringpost dead replay {id}\nRemove it:       {drop}"
 
 
 def _error(failure: Failure) -> str:

@@ -16,6 +16,7 @@ from msgspec import Struct
 from ringpost.contract.errors import StoreError
 from ringpost.core.message import Cause, Delivery, Message, Settlement, State
 from ringpost.settings import Settings
+from ringpost.store.logged import DAMAGED
 from ringpost.store.port import Claimed, Put
 from ringpost.store.postgres import claim, deferred, end, put, read, settle
 from ringpost.store.postgres.claim import Want
@@ -241,6 +242,8 @@ class Writer:
             await turn.put_letters(put.put_all)
             if alone:
                 await turn.db.commit()
+            queues = {turn.queues.by_no[row[1]].name for row in rows if row[0] in damaged}
+            _log.error(DAMAGED, len(damaged), ", ".join(sorted(queues)))
         return found
 
     async def _room(self, turn: Turn, messages: Sequence[Message]) -> Room:

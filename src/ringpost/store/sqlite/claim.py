@@ -1,15 +1,18 @@
 """Claiming: ready rows become deliveries under one new fence; what has expired or was damaged ends instead."""
 
+import logging
 from collections.abc import Mapping
 from zlib import crc32
 
 from ringpost.core import lease
 from ringpost.core.message import Cause, Delivery, Kind, State
+from ringpost.store.logged import DAMAGED
 from ringpost.store.sqlite import end
 from ringpost.store.sqlite.db import first
 from ringpost.store.sqlite.rows import BASE, FETCH_READY, FETCH_SEQS, LEASE_SHIFT, Claimable, fetch, holder_code, seqs
 from ringpost.store.sqlite.turn import Queue, Turn
 
+_log = logging.getLogger("ringpost.store")
 CLAIM_MAX = 1000
 _ANY = 1 << 40
 _ROUNDS = 4  # how often a claim looks again for rows in the place of those that had expired
@@ -116,6 +119,7 @@ def _checked(turn: Turn, queue: Queue, rows: list[Claimable], blob: bytes) -> li
         end.end(turn, expired, State.EXPIRED, Cause.EXPIRED)
     if damaged:
         end.end(turn, damaged, State.DEAD, Cause.CHECKSUM)
+        _log.error(DAMAGED, len(damaged), name)
     return deliveries
 
 

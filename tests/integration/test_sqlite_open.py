@@ -30,7 +30,7 @@ async def opened(path: Path, *, create: bool = True, settings: Settings | None =
 
 
 async def test_a_missing_file_is_made_only_by_who_may(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="`ringpost run` or `ringpost init` creates it"):
+    with pytest.raises(StoreError, match="`ringpost run` with this URL creates it"):
         await opened(tmp_path / "a.db", create=False)
     assert os.listdir(tmp_path) == []
     with pytest.raises(StoreError, match="folder"):

@@ -59,7 +59,7 @@ def _tell(moved: Moved) -> None:
     if moved.known:
         click.echo(f"{moved.known:,} of them were there already")
     for event in moved.logs:
-        click.echo(plain(f"the log of {event} stays: what it told before isn't there for new subscribers"), err=True)
+        click.echo(plain(f"the log of {event} doesn't move: what it has of the past stays in the old store"), err=True)
     if moved.running:
         click.echo(f"ringpost: {moved.running:,} are still running there; repeat this when they have ended", err=True)
     if moved.left:

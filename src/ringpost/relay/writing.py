@@ -25,8 +25,11 @@ async def write(lent: Lent, messages: Sequence[Message], store_url: str | None) 
     commits, or never. Raises UsageError, before anything is written, where there is no such table, or the database is
     the file of a store."""
     if not await _has_table(lent, store_url):
+        where = (
+            "this client has no store" if store_url is None else "this session isn't on the client's store's database"
+        )
         raise UsageError(
-            f"this session is on another database than the client's store, and has no table {table.NAME}. Make it "
+            f"{where}, and there is no table {table.NAME} in the session's. Make it "
             f"once, with what `ringpost outbox ddl --dialect {lent.dialect}` prints or by "
             "client.outbox(session).create_table(), and let a relay bring what stands in it to the store "
             "(RINGPOST_OUTBOX). Or keep the store in the session's own database, where that is PostgreSQL"

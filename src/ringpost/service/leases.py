@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Callable
 from typing import Protocol
 
+from ringpost.core import ids
 from ringpost.core.lease import give_up_after_s
 from ringpost.core.message import State
 from ringpost.service.heartbeat import Heartbeat
@@ -115,7 +116,11 @@ class Leases:
         if ref not in self._cancelled and self._pipeline.cancel(ref, reason):
             self._cancelled.add(ref)
             if reason == "lease_lost":
-                _LOG.warning("the lease of row %d could not be kept; its handler is cancelled", ref)
+                _LOG.warning("the lease of %s could not be kept; its handler is cancelled", self._named(ref))
+
+    def _named(self, ref: int) -> str:
+        held = next((delivery for delivery, _ in self._runners.running() if delivery.ref == ref), None)
+        return f"row {ref}" if held is None else f"message {ids.text(held.id)} of {held.queue}"
 
     def _forget_old(self) -> None:
         now_s = self._clock_s()

@@ -129,7 +129,7 @@ async def migrate(db: Db, schema: str, *, create: bool) -> str:
     missing(version, needs, STEPS)
     if version == 0 and not create:
         raise StoreError(
-            f"the database holds no Ringpost store (no schema {schema!r}); `ringpost run` or `ringpost init` creates it"
+            f"the database holds no Ringpost store (no schema {schema!r}); `ringpost run` with this URL creates it"
         )
     while version < len(STEPS):
         version = await _step(db, schema)

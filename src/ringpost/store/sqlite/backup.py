@@ -61,7 +61,10 @@ def restore(backup: Path, target: Path, who: str, progress: Progress) -> int:
     marked = _marked(target)
 
     def make(part: Path) -> None:
-        _copy(backup, part, progress)
+        try:
+            _copy(backup, part, progress)
+        except apsw.NotADBError as exc:
+            raise StoreError(f"{backup} is no backup of a store: {exc}") from exc
         _begin_anew(part, marked, who, f"from {backup}")
 
     try:

@@ -118,7 +118,7 @@ def connect(path: Path, *, create: bool) -> Db:
         raise StoreError(f"SQLite {apsw.sqlite_lib_version()} can corrupt a shared file; install apsw 3.51.3 or later")
     missing = not path.exists()
     if missing and not create:
-        raise StoreError(f"there is no store at {path}; `ringpost run` or `ringpost init` creates it")
+        raise StoreError(f"there is no store at {path}; `ringpost run` with this URL creates it")
     if missing and not path.parent.is_dir():
         raise StoreError(f"the folder {path.parent} for the store does not exist; create it or set another `store`")
     refuse_network(path.parent)
@@ -186,7 +186,7 @@ def migrate(db: Db, boot: str, *, create: bool) -> None:
     version, needs = versions_of(db)
     lacking = missing(version, needs, STEPS)
     if version == 0 and not create:
-        raise StoreError("the file holds no Ringpost store; `ringpost run` or `ringpost init` creates it")
+        raise StoreError("the file holds no Ringpost store; `ringpost run` with this URL creates it")
     for number in lacking:
         needs = needs_after(STEPS[number], number, needs)
         with db:

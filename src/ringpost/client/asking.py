@@ -12,10 +12,9 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from ringpost.client.outcome import answer_from, reply_of
-from ringpost.client.remote import TRANSIT_S, RemoteTickets, receipt_of
+from ringpost.client.remote import RemoteTickets, receipt_of
 from ringpost.client.router import Router
 from ringpost.client.store_tickets import StoreTickets
 from ringpost.client.ticket import Cancelling, Receipt, TicketSource
@@ -28,7 +27,6 @@ from ringpost.core.receipt import Status
 from ringpost.store.port import Store
 from ringpost.wire.sent import STATE, written
 
-FALLBACK_S = 1.0  # beyond `wait`, where a message can be kept instead: whoever is there has answered by then
 _UNANSWERED = frozenset({502, 503, 504})
 
 
@@ -56,7 +54,7 @@ class Asking:
         `call.sent` has the id. Raises TransportError where nobody answered; then somebody may have it all the same.
         """
         landed = await self._taken(operation, call)
-        if isinstance(landed, Answer):
+        if isinstance(landed, Answer) or call.deadline_s <= asyncio.get_running_loop().time():
             return landed
         try:
             answer = await landed.source.answer(landed.receipt.id, call.deadline_s)
@@ -91,10 +89,11 @@ class Asking:
         return Landed(receipt, self._stored)
 
     async def _posted(self, operation: Operation[Any, Any], call: Call) -> Answer | Landed:
+        # The other side waits for as long as the request says that we do, less the way back: the whole seconds of the
+        # preference are only not to be less than that.
         remaining_s = max(0.0, call.deadline_s - asyncio.get_running_loop().time())
-        more = (("prefer", f"respond-async, wait={math.floor(remaining_s)}"), *written(call.sent))
-        grace_s = TRANSIT_S if self._stored is None else FALLBACK_S
-        response = await self._router.post(operation, replace(call, deadline_s=call.deadline_s + grace_s), more)
+        more = (("prefer", f"respond-async, wait={math.ceil(remaining_s)}"), *written(call.sent))
+        response = await self._router.post(operation, call, more)
         if response.status == 202:
             return Landed(receipt_of(response, operation), self.source(operation))
         answer = answer_from(response)

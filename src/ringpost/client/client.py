@@ -9,6 +9,7 @@ from msgspec import Struct
 from typing_extensions import Unpack
 
 from ringpost.client.asking import Asking, nothing_kept
+from ringpost.client.deadline import waited_s
 from ringpost.client.forwarding import OwnForwarding
 from ringpost.client.options import check_call_options, checked_headers
 from ringpost.client.outbox import Make, Outbox
@@ -35,7 +36,6 @@ from ringpost.contract.vocabulary import (
     Seconds,
     SendOptions,
     T,
-    seconds,
 )
 from ringpost.core import ids
 from ringpost.core.call import Call, Local, Sent
@@ -144,7 +144,7 @@ class Client(Caller):
         check_call_options(options, "call_or_send")
         asked = cast(CallOptions, dict(options))
         if wait is not None:
-            asked["timeout"] = seconds(wait, "wait")
+            asked["timeout"] = waited_s(wait)
         return await ways.call_or_send(operation, request, asked, options)
 
     async def send(

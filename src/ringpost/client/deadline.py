@@ -81,3 +81,11 @@ def _now_s() -> float:
         return asyncio.get_running_loop().time()
     except RuntimeError:
         return time.monotonic()
+
+
+def waited_s(wait: Seconds) -> float:
+    """Give how long `call_or_send` waits for the reply. Raises UsageError for a wait of nothing: that is to send."""
+    wait_s = seconds(wait, "wait")
+    if not wait_s:
+        raise UsageError("wait=0 waits for no reply: send it, `ticket = await client.send(…)`.")
+    return wait_s

@@ -170,13 +170,13 @@ class RemoteTickets:
             # The header says whole seconds; what is left of one is cut off here.
             wait_s = min(math.floor(remaining_s), LONG_POLL_S) if remaining_s >= 1 else math.ceil(max(0.0, remaining_s))
             prefer = (("prefer", f"wait={wait_s}"),) if wait_s else ()
-            cut = 0 < remaining_s < 1
+            until_s = clock() + wait_s + TRANSIT_S
             try:
                 response = await self._ask(
-                    "GET", id, "/result", prefer, deadline_s if cut else clock() + wait_s + TRANSIT_S
+                    "GET", id, "/result", prefer, min(until_s, deadline_s) if remaining_s > 0 else until_s
                 )
             except DeadlineExceeded:
-                if cut:
+                if remaining_s > 0 and clock() >= deadline_s:
                     return None
                 raise
             if response.status != 202:

@@ -6,6 +6,7 @@ is a problem of RFC 9457.
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from math import inf
 from typing import Any, Final, Literal, Protocol
 
 from msgspec import Struct
@@ -16,6 +17,7 @@ from ringpost.contract.operation import Event, Operation
 from ringpost.contract.vocabulary import SendOptions
 from ringpost.core import ids
 from ringpost.core.call import Accepted, Call, Entrance, Local
+from ringpost.core.deadline import ticket_by_s
 from ringpost.core.maintenance import Window
 from ringpost.core.message import Answer, Message, Priority
 from ringpost.http import asked
@@ -208,14 +210,15 @@ class Door:
         accepted = await self._host.accept(call)
         if isinstance(accepted, Answer):
             return response_of(accepted, (_VARY,))
-        return await self._later(request, accepted, wait_s)
+        until_s = ticket_by_s(request.arrived_s, call.deadline_s) if "request-timeout" in request.headers else inf
+        return await self._later(request, accepted, wait_s, until_s)
 
-    async def _later(self, request: Request, accepted: Accepted, wait_s: float | None) -> Response:
+    async def _later(self, request: Request, accepted: Accepted, wait_s: float | None, until_s: float) -> Response:
         applied = "respond-async"
         if wait_s:
             wait_s = min(wait_s, self._settings.call_timeout_max_s)
             applied += f", wait={wait_s:g}"
-            record = await self._tickets.ended(accepted.id, request.arrived_s + wait_s)
+            record = await self._tickets.ended(accepted.id, min(request.arrived_s + wait_s, until_s))
             if record is not None:
                 about = (("Preference-Applied", applied), _VARY, *sent.state_headers(record))
                 return response_of(result_of(record), about)

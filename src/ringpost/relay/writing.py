@@ -26,7 +26,9 @@ async def write(lent: Lent, messages: Sequence[Message], store_url: str | None) 
     the file of a store."""
     if not await _has_table(lent, store_url):
         where = (
-            "this client has no store" if store_url is None else "this session isn't on the client's store's database"
+            "this client has no store"
+            if store_url is None
+            else "this session is on another database than the client's store"
         )
         raise UsageError(
             f"{where}, and there is no table {table.NAME} in the session's. Make it "

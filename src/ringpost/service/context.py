@@ -13,6 +13,7 @@ from msgspec.json import Decoder
 from typing_extensions import Unpack
 
 from ringpost.client.asking import Asking, nothing_kept
+from ringpost.client.deadline import waited_s
 from ringpost.client.options import check_call_options
 from ringpost.client.outcome import reply_of
 from ringpost.client.posting import Origin, new_id
@@ -240,7 +241,7 @@ class Context(Caller):
         check_call_options(options, "call_or_send")
         asked = cast(CallOptions, options.copy())
         if wait is not None:
-            asked["timeout"] = wait
+            asked["timeout"] = waited_s(wait)
         means = self._means
         call = means.router.prepared(operation, request, asked, self._parent())
         origin = self._made_origin()

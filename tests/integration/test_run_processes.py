@@ -270,7 +270,37 @@ async def test_without_a_door(tmp_path: Path) -> None:
         assert await program.ended() == 0
 
 
+async def test_that_it_works_is_said_once_it_does(tmp_path: Path) -> None:
+    (tmp_path / "x.db").write_text("these are not the bytes of a database" * 20)
+    for workers in (1, 2):
+        arguments = {"http": None, "store": f"sqlite:///{tmp_path}/x.db", "workers": workers}
+        async with started(tmp_path, arguments) as program:
+            assert await program.ended() != 0
+            await program.says("is not a SQLite database")
+        assert "working" not in program.said
+
+
 # Several processes.
+
+
+ONCE = """
+    import os
+    from ringpost.http.run import Once
+
+    once = Once("working")
+    for _ in range(3):
+        if not os.fork():
+            once.say()
+            os._exit(0)
+        os.wait()
+    once.close()
+"""
+
+
+async def test_of_several_processes_one_says_it(tmp_path: Path) -> None:
+    async with started(tmp_path, {}, ONCE) as program:
+        assert await program.ended() == 0
+    assert program.said == "ringpost: working\n"
 
 
 async def test_workers_share_a_port_and_a_dead_one_is_replaced(tmp_path: Path) -> None:

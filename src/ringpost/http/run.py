@@ -85,20 +85,22 @@ def run_loaded(load_services: Load, settings: Settings, *, reload: bool = False,
     if settings.workers > 1 and settings.store is not None and settings.store.startswith("memory:"):
         raise UsageError("Each worker would have a store of its own in memory: use one worker, or sqlite:///FILE.")
     bound = bind(settings)
+    working = Once("working without a door" if bound is None else "")
     try:
         instance = secrets.token_hex(8)
 
         def work(services: Sequence[Service], parent: int | None) -> int:
-            site = _Process(services, settings, bound, instance=instance, accept_loss=accept_loss)
+            site = _Process(services, settings, bound, working, instance=instance, accept_loss=accept_loss)
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 return runner.run(site.run(parent))
 
-        _say_where(bound, settings)
+        _say_where(bound)
         if settings.workers == 1 and not reload:
             code = work(load_services(), None)
         else:
             code = _supervised(work, load_services, settings, reload=reload)
     finally:
+        working.close()
         if bound is not None:
             bound.close()
     if code:
@@ -124,6 +126,24 @@ def _supervised(
     return Supervisor(settings.workers, child, stop_s=settings.shutdown_s, watch=watch).run()
 
 
+class Once:
+    """A line that is said once, by whichever of several processes comes to it first: a byte in a pipe lets one say it.
+    Nothing is said where it is empty."""
+
+    def __init__(self, line: str) -> None:
+        self._line = line
+        self._token, given = os.pipe()
+        os.write(given, b"1")
+        os.close(given)
+
+    def say(self) -> None:
+        if self._line and os.read(self._token, 1):
+            print(f"ringpost: {self._line}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        os.close(self._token)
+
+
 class _Process:
     """One worker process: from opening to the last signal."""
 
@@ -132,12 +152,14 @@ class _Process:
         services: Sequence[Service],
         settings: Settings,
         bound: Bound | None,
+        working: Once,
         *,
         instance: str,
         accept_loss: bool,
     ) -> None:
         self._settings = settings
         self._bound = bound
+        self._working = working
         self._told: list[signal.Signals] = []
         self._news = asyncio.Event()
         self._code = 0
@@ -159,6 +181,7 @@ class _Process:
                 await asyncio.wait((opening,))
                 return self._code
             opening.result()
+            self._working.say()
             gc.collect()
             gc.freeze()  # what is here now stays: no collection needs to look at it again
             await self._until()
@@ -227,9 +250,7 @@ def _say_moved(bound: Bound | None) -> None:
         print(f"ringpost: port {bound.moved_from} is taken, the door is at {bound.url}", file=sys.stderr, flush=True)
 
 
-def _say_where(bound: Bound | None, settings: Settings) -> None:
+def _say_where(bound: Bound | None) -> None:
     _say_moved(bound)
     if bound is not None and bound.moved_from is None:
         print(f"ringpost: the door is at {bound.url}", file=sys.stderr, flush=True)
-    if bound is None:
-        print("ringpost: working without a door", file=sys.stderr, flush=True)

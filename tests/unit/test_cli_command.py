@@ -192,3 +192,14 @@ def test_init_makes_a_project_and_its_store_and_overwrites_nothing(folder: Path)
     assert refused.exit_code == 2
     assert "contracts.py in other would be overwritten" in refused.stderr
     assert not (folder / "other" / "ringpost.toml").exists()
+
+
+def test_init_says_that_another_store_is_not_made(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RINGPOST_STORE", "postgresql://shop:secret@127.0.0.1:1/shop")
+    for _ in ("made", "there already"):
+        told = ran("init", "shop")
+        assert (told.exit_code, told.stdout.count(f"the store is sqlite:///{folder}/shop/ringpost.db")) == (0, 1)
+        assert "RINGPOST_STORE names another store, which was not made: write it into shop/ringpost" in told.stderr
+        assert "secret" not in told.output
+    monkeypatch.setenv("RINGPOST_STORE", "sqlite:///ringpost.db")
+    assert ran("init", "shop").stderr == ""

@@ -1,14 +1,16 @@
 """`ringpost init`: a project of two services that runs, small enough to be read in a minute."""
 
 import asyncio
+import os
 from pathlib import Path
 
 import click
 
 from ringpost.contract.errors import UsageError
-from ringpost.settings import FILE_NAME, load
+from ringpost.settings import FILE_NAME, PREFIX, load, resolved
 from ringpost.store import store_for
 
+VARIABLE = f"{PREFIX}STORE"
 CONFIGURATION = """\
 # Everything that runs in this folder reads this file. Each key can also be RINGPOST_<KEY> or an argument.
 store = "sqlite:///ringpost.db"
@@ -96,7 +98,8 @@ and in another terminal{there}:
 def init(folder: Path) -> None:
     """Make a small project that runs, in FOLDER (default: here), and its store.
 
-    Nothing is overwritten: where a ringpost.toml is already, only the store that it names is made.
+    Nothing is overwritten: where a ringpost.toml is already, only the store that it names is made. RINGPOST_STORE is
+    not heeded, as a URL with a password is not to be written into a file.
 
     \b
     Example:
@@ -133,3 +136,15 @@ def _make_store(folder: Path) -> None:
 
     asyncio.run(make(settings.store))
     click.echo(f"the store is {settings.store}")
+    _say_ignored(folder, settings.store)
+
+
+def _say_ignored(folder: Path, made: str) -> None:
+    """Tell whoever has set another store, by a variable that all other commands heed."""
+    named = os.environ.get(VARIABLE)
+    if named and resolved(named, folder.resolve()) != made:
+        click.echo(
+            f"ringpost: {VARIABLE} names another store, which was not made: write it into {folder / FILE_NAME} and"
+            f" repeat this, or unset {VARIABLE}, which wins over the file wherever it is set",
+            err=True,
+        )

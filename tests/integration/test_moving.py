@@ -383,7 +383,7 @@ def test_the_command_tells_what_it_did(tmp_path: Path, monkeypatch: pytest.Monke
     missing = ran("move", old, "sqlite:///none.db")
     assert (missing.exit_code, "there is no store at" in missing.stderr) == (4, True)
     done = ran("move", old, new)
-    said = "moved 32 messages: 1 dead, 1 forwarded, 4 ready, 2 scheduled, 2 succeeded, 22 waiting\n"
+    said = "moved 32 messages: 1 dead, 1 forwarded, 2 ready, 2 scheduled, 2 succeeded, 24 waiting\n"
     assert (done.exit_code, done.stdout) == (0, said), done.output
     assert ran("move", old, new).stdout == "moved 0 messages\n"
     (dead,) = ran("dead", "list", "--store", new, "--json").stdout.split('"id": "')[1:]

@@ -57,7 +57,7 @@ class Left(Struct, frozen=True):
 
 
 class Moved(Struct):
-    """What was moved so far, by the state it was in. `known`: were there already. `left`: stay, the first of them
+    """What was moved so far, by the state it was in before its line was touched. `known`: were there already. `left`: stay, the first of them
     named in `examples`. `running`: are handled in the old store. `logs`: events whose log stays."""
 
     rows: dict[str, int] = {}
@@ -117,6 +117,7 @@ class Mover:
         self._paused: set[str] = set()
         self._moved = Moved()
         self._stay: dict[bytes, Left] = {}
+        self._touched: set[bytes] = set()  # lines whose head is moved: who is ready there now was waiting before
 
     async def run(self) -> Moved:
         """Move until nothing more goes."""
@@ -177,10 +178,18 @@ class Mover:
         for row, done in zip(safe, gone, strict=True):
             if done:
                 self._stay.pop(row.record.id, None)
-                word = row.record.state.name.lower()
+                word = self._state_before(row).name.lower()
                 self._moved.rows[word] = self._moved.rows.get(word, 0) + 1
             else:
                 await self._crossed(row)
+
+    def _state_before(self, row: Exported) -> State:
+        """Give the state of a row that is moved now, as it was before the one ahead of it went."""
+        if row.line is None or not row.heads:
+            return row.record.state
+        state = State.WAITING if row.line in self._touched and row.record.state is State.READY else row.record.state
+        self._touched.add(row.line)
+        return state
 
     async def _crossed(self, row: Exported) -> None:
         """See to what was touched in the old store when it was in the new one already. That it was cancelled is passed

@@ -57,8 +57,9 @@ class Left(Struct, frozen=True):
 
 
 class Moved(Struct):
-    """What was moved so far, by the state it was in before its line was touched. `known`: were there already. `left`: stay, the first of them
-    named in `examples`. `running`: are handled in the old store. `logs`: events whose log stays."""
+    """What was moved so far, by the state it was in before its line was touched. `known`: were there already. `left`:
+    stay, the first of them named in `examples`. `running`: are handled in the old store. `logs`: events whose log
+    stays, with what is in it."""
 
     rows: dict[str, int] = {}
     known: int = 0
@@ -128,6 +129,7 @@ class Mover:
         if self._terms.ended:
             await self._go(_ENDED)
         self._moved.running = await _running(self._source)
+        self._moved.logs = await self._logs()
         self._moved.left, self._moved.examples = len(self._stay), list(self._stay.values())[:LEFT_MAX]
         if self._moved.complete:
             await self._end()
@@ -209,12 +211,15 @@ class Mover:
         """Let the new store know what the old one was told: subscriptions, pauses and the like, where it doesn't."""
         for prefix in _KEPT:
             for note in await self._source.notes(prefix):
-                if prefix == notes.OPERATION and notes.decode_described(note.value).log_s:
-                    self._moved.logs.append(note.name.removeprefix(prefix))
                 if prefix == notes.PAUSE and self._is_ours(note):
                     continue
                 value = _without_log(note.value) if prefix == notes.SUBSCRIPTION else note.value
                 await self._target.note_put(Note(note.name, value, lease_s=note.lease_s), expect=0)
+
+    async def _logs(self) -> list[str]:
+        """Name the events whose log has something."""
+        events = [note.name.removeprefix(notes.OPERATION) for note in await self._source.notes(notes.OPERATION)]
+        return [event for event in events if await self._there.has_log(event)]
 
     async def _pause(self) -> None:
         """Pause all queues that aren't: whoever is at work takes nothing more from them."""

@@ -435,6 +435,10 @@ class Movable(Protocol):
         gone already."""
         ...
 
+    async def has_log(self, event: str) -> bool:
+        """Say whether the log of an event has anything: it stays when all else is moved."""
+        ...
+
 
 class Fetch(Protocol):
     """Run a statement in a transaction that is somebody else's, and give its rows."""

@@ -77,3 +77,10 @@ def exports_who_stands_behind_what_runs(held: Callable[[Turn, Row], bool], turn:
 def brings_keys_twice(take_in: TakeIn, turn: Turn, exported: Exported, before: frozenset[str], passage: Passage) -> Put:
     """Takes a request in though its key is here."""
     return take_in(turn, structs.replace(exported, dedup=None), before, passage)
+
+
+class TakesOneLogForAnother(MemoryStore):
+    """Says of every log that it has something once one has."""
+
+    async def has_log(self, event: str) -> bool:
+        return bool(self.place.log._kept)

@@ -178,3 +178,8 @@ class MemoryStore:
         """Remove rows that nobody has touched since they were exported, without telling anybody of an end."""
         with self._turns as turn:
             return move.take_out(turn, rows, passage)
+
+    async def has_log(self, event: str) -> bool:
+        """Say whether the log of an event has anything."""
+        with self._turns as turn:
+            return not turn.place.log.ends_at(event, 0)

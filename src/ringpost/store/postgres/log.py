@@ -16,7 +16,7 @@ from ringpost.core import ids
 from ringpost.core.message import Message
 from ringpost.store.log import Entry
 from ringpost.store.port import CATCH_UP_BYTES_MAX, Put
-from ringpost.store.postgres.db import Again
+from ringpost.store.postgres.db import Again, Db
 from ringpost.store.postgres.turn import Turn, columns
 
 CLOSING_MS = 100  # so long those who come to publish may have to wait for one who reads the end
@@ -47,6 +47,7 @@ FROM (
 ) counted WHERE before < {CATCH_UP_BYTES_MAX} ORDER BY pos
 """
 _END = "SELECT coalesce(max(pos), 0) FROM ringpost.log WHERE event = $1"
+_ANY = "SELECT EXISTS (SELECT 1 FROM ringpost.log WHERE event = $1)"
 _PURGE = """
 DELETE FROM ringpost.log WHERE pos = ANY(ARRAY(SELECT pos FROM ringpost.log WHERE until_ms < ringpost.now_ms()
   ORDER BY until_ms LIMIT $1 FOR UPDATE SKIP LOCKED)) RETURNING pos
@@ -147,6 +148,11 @@ async def stretch(turn: Turn, event: str, queue: int, after: int, until: int, li
 async def end(turn: Turn, event: str) -> int:
     """Give the last place of an event that is there; only while its log is closed is nothing before it to come."""
     return int((await turn.db.fetch(_END, event))[0][0])
+
+
+async def has_any(db: Db, event: str) -> bool:
+    """Say whether anything of an event is kept."""
+    return bool((await db.fetch(_ANY, event))[0][0])
 
 
 async def purge(turn: Turn, limit: int) -> int:

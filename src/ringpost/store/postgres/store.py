@@ -35,7 +35,7 @@ from ringpost.store.port import (
     Tended,
     Woken,
 )
-from ringpost.store.postgres import alarm, catch_up, change, end, move, read, schema, tend
+from ringpost.store.postgres import alarm, catch_up, change, end, log, move, read, schema, tend
 from ringpost.store.postgres.bell import Bell
 from ringpost.store.postgres.catch_up import Step
 from ringpost.store.postgres.claim import Want
@@ -247,6 +247,10 @@ class PostgresStore:
     async def take_out(self, rows: Sequence[Exported], passage: Passage) -> list[bool]:
         """Remove rows that nobody has touched since they were exported, without telling anybody of an end."""
         return await self._act(lambda turn: move.take_out(turn, rows, passage)) if rows else []
+
+    async def has_log(self, event: str) -> bool:
+        """Say whether the log of an event has anything."""
+        return await self._read(lambda db: log.has_any(db, event))
 
     # --- handing over
 

@@ -47,6 +47,7 @@ FROM (
 )
 """
 _END = "SELECT ifnull(max(pos), 0) FROM ringpost_log WHERE event = ?1"
+_ANY = "SELECT EXISTS (SELECT 1 FROM ringpost_log WHERE event = ?)"
 _PURGE = """
 DELETE FROM ringpost_log WHERE pos IN
   (SELECT pos FROM ringpost_log WHERE until_ms < ?1 ORDER BY until_ms LIMIT ?2)
@@ -151,6 +152,11 @@ def stretch(turn: Turn, event: str, queue: str, after: int, limit: int) -> Stret
         found.entries.append(entry)
     found.ends = found.read_at >= int(first(turn.db, _END, (event,)))
     return found
+
+
+def has_any(turn: Turn, event: str) -> bool:
+    """Say whether anything of an event is kept."""
+    return bool(first(turn.db, _ANY, (event,)))
 
 
 def purge(turn: Turn, limit: int) -> int:

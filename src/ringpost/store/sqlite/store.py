@@ -38,7 +38,7 @@ from ringpost.store.port import (
     Tended,
     Woken,
 )
-from ringpost.store.sqlite import catch_up, change, damage, end, library, move, notes, read, tend
+from ringpost.store.sqlite import catch_up, change, damage, end, library, log, move, notes, read, tend
 from ringpost.store.sqlite.db import first
 from ringpost.store.sqlite.library import SoleUse
 from ringpost.store.sqlite.purge import Upkeep
@@ -283,6 +283,11 @@ class SqliteStore:
         """Remove rows that nobody has touched since they were exported, without telling anybody of an end."""
         done: list[bool] = await self._ask(Ask(act=lambda turn: move.take_out(turn, rows, passage)))
         return done
+
+    async def has_log(self, event: str) -> bool:
+        """Say whether the log of an event has anything."""
+        found: bool = await self._ask(Ask(act=lambda turn: log.has_any(turn, event), reads=True))
+        return found
 
     # --- for transactions
 

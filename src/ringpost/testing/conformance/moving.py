@@ -7,6 +7,7 @@ from msgspec import structs
 from ringpost.core.life import ENDS, QUEUED
 from ringpost.core.message import Answer, Cause, Delivery, Failure, Message, Priority, Record, Settlement, State
 from ringpost.store.port import Cancel, Exported, Movable, Passage, Put, Replay
+from ringpost.testing.conformance.events import EVENT, published
 from ringpost.testing.conformance.farewells import FAILURES, REPLIES, with_reply_to
 from ringpost.testing.conformance.suite import (
     DIGEST,
@@ -355,3 +356,11 @@ async def of_a_dead_letter_it_is_known_who_moved_it(subject: Subject) -> None:
     await moved(subject)
     done = [(one.who, one.what, one.detail) for one in await subject.store.audit(dead.id)]
     same("there and here", done, [("me", "move", "to store here"), ("me", "move", "from store there")])
+
+
+@CHAPTER.case("move")
+async def that_a_log_has_something_is_known(subject: Subject) -> None:
+    store = movable(subject)
+    same("nothing was told", await store.has_log(EVENT), False)
+    await subject.put(structs.replace(published(), event="shop.sold", log_s=60))
+    same("of this one", [await store.has_log(EVENT), await store.has_log("shop.sold")], [False, True])

@@ -269,7 +269,7 @@ def test_what_protects_a_call_names_who_set_it(folder: Path, monkeypatch: pytest
     assert price["calls that wait for a slot"] == ("at most 0", "call_queue= of the handler in kiosk")
     assert buy["calls at a time"] == ("4 to 4 (aimd)", "default of limiter")
     why = "half of those that may run; call_queue, in RINGPOST_CALL_QUEUE: 7"
-    assert buy["calls that wait for a slot"] == ("at most 3", why)
+    assert buy["calls that wait for a slot"] == ("at most 2", why)
 
 
 def test_nobody_names_everything_that_was_looked_at(folder: Path) -> None:

@@ -21,7 +21,7 @@ from ringpost.http.site import Site
 from ringpost.service import slots
 from ringpost.service.schedule import wall_ms
 from ringpost.settings import Settings
-from ringpost.store.port import Filter, Note
+from ringpost.store.port import Filter, Note, Store
 
 GUARD_S = 20.0
 
@@ -329,6 +329,14 @@ async def test_a_closed_service_says_until_when_takes_tickets_and_drains_afterwa
         peer.post("called")
         assert (await peer.answer()).status == 200
         peer.close()
+        async with asyncio.timeout(GUARD_S):  # who starts now isn't told to drain what is drained
+            while not (await _window(store)).over(wall_ms()):  # noqa: ASYNC110 (no event tells)
+                await asyncio.sleep(0.02)
+
+
+async def _window(store: Store) -> Window:
+    ((note),) = await store.notes(notes.maintenance("shop_overload"))
+    return notes.decode_maintenance(note.value)
 
 
 async def test_a_window_ends_by_itself() -> None:

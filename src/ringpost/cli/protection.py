@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from ringpost.cli.facts import Known
 from ringpost.cli.terms import DEFAULT_WORD, Term, origin_of
+from ringpost.core.admission import queue_most
 from ringpost.core.budget import TENTHS_MAX
 from ringpost.core.policy import Said, explained, resolved
 from ringpost.service.admits import Source, admits
@@ -61,7 +62,7 @@ def _of_door(known: Known) -> list[Term]:
     limit = f"{let_in.most}" if let_in.limiter == "fixed" else f"{let_in.least} to {let_in.most}"
     limiter_why = _let_in_by(known, let_in.limiter_from, "limiter")
     queue_why = _let_in_by(known, let_in.call_queue_from, "call_queue")
-    longest = -(-3 * let_in.most // 4)
+    longest = queue_most(let_in.most)
     if let_in.call_queue > longest:
         queue_why = f"half of those that may run; {queue_why}: {let_in.call_queue}"
     return [

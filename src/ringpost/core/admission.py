@@ -43,6 +43,13 @@ RETRY_AFTER_S_LEAST = 1.0
 RETRY_AFTER_S_MOST = 30.0
 
 
+def queue_most(calls_max: int) -> int:
+    """Give how many calls may wait at most, where so many may run: half, rounded up. Who waits for half as many as run
+    takes one and a half times as long as alone, and a little more; the rest of twice as long is for what an overload
+    does to the process and its connections."""
+    return -(-calls_max // 2)
+
+
 class Waiting(Struct, eq=False):
     """A call in the queue, or before it, and what becomes of it. `told` is for whoever waits for that."""
 
@@ -223,10 +230,7 @@ class Admission(Struct, eq=False):
         for higher, full_s in self._full_s.items():
             if higher < priority and now_s - full_s < self.average_s:
                 return 0
-        # Half, rounded up: who waits for half as many as run takes one and a half times as long as alone, and a little
-        # more; the rest of twice as long is for what an overload does to the process and its connections.
-        longest = -(-self.calls_max // 2)
-        return -(-min(self.queue_max, longest) * THIRDS[priority] // 3)
+        return -(-min(self.queue_max, queue_most(self.calls_max)) * THIRDS[priority] // 3)
 
     def _wait_s(self, before: int) -> float:
         """Say how long it takes until it is the turn of one with so many before it."""

@@ -9,6 +9,8 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 
+from msgspec import structs
+
 from ringpost.contract.errors import RingpostError
 from ringpost.core import notes
 from ringpost.core.maintenance import Drain, Window
@@ -16,7 +18,7 @@ from ringpost.core.message import Answer
 from ringpost.service import verdict
 from ringpost.service.handler import Handler
 from ringpost.service.slots import Slots
-from ringpost.store.port import Store
+from ringpost.store.port import Note, Store
 
 PERIOD_S = 0.5
 DRAINING_S = 0.1
@@ -37,6 +39,7 @@ class Maintenance:
         self._slots = slots
         self._clock_ms = clock_ms
         self._known: dict[str, Window] = {}  # as last seen
+        self._versions: dict[str, int] = {}  # of their notes
         self._drained: dict[str, Window] = {}  # whose drain was begun here
         self.windows: dict[str, Window] = {}
         self.slow: Slow | None = None  # drain a queue slowly; None: nobody claims here
@@ -44,12 +47,10 @@ class Maintenance:
 
     async def look(self) -> None:
         """Read the notes, and do as they say. Raises StoreError."""
-        found = await self._store.notes(notes.MAINTENANCE)
-        self._known = {
-            name: notes.decode_maintenance(note.value)
-            for note in found
-            if (name := note.name.removeprefix(notes.MAINTENANCE)) in self._services
-        }
+        found = {note.name.removeprefix(notes.MAINTENANCE): note for note in await self._store.notes(notes.MAINTENANCE)}
+        mine = found.keys() & self._services
+        self._known = {name: notes.decode_maintenance(found[name].value) for name in mine}
+        self._versions = {name: found[name].version for name in mine}
         await self._obey()
 
     def refusal(self, handler: Handler) -> Answer | None:
@@ -69,6 +70,8 @@ class Maintenance:
             draining = self.go_on()
             await asyncio.sleep(DRAINING_S if draining else PERIOD_S)
             try:
+                if not draining:
+                    await self.end_drains()
                 await self.look()
             except RingpostError:
                 _LOG.debug("the maintenance windows could not be read", exc_info=True)
@@ -89,6 +92,23 @@ class Maintenance:
             _LOG.warning("the service %s is open again", name)
         for handler in self._handlers:
             self._slots(handler).shut(handler.service in closed)
+
+    async def end_drains(self) -> None:
+        """Write down what is drained: else whoever starts later would drain slowly what comes then. Raises
+        StoreError."""
+        now_ms = self._clock_ms()
+        drained = {
+            name: window
+            for name, window in self._known.items()
+            if self.slow is not None and self._drained.get(name) == window and window.draining(now_ms)
+        }
+        if not drained:
+            return
+        waiting = {depth.queue for depth in await self._store.depths() if depth.ready}
+        for name, window in drained.items():
+            if waiting.isdisjoint(handler.queue for handler in self._handlers if handler.service == name):
+                over = Note(notes.maintenance(name), notes.encode(structs.replace(window, rate=0.0)))
+                await self._store.note_put(over, expect=self._versions[name])
 
     async def _drain(self, service: str, window: Window) -> None:
         """Let each queue of the service claim its share of the rate."""

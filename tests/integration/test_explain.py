@@ -14,16 +14,18 @@ from click.testing import CliRunner, Result
 from ringpost.cli import route
 from ringpost.cli.facts import Known, known
 from ringpost.cli.main import ringpost
+from ringpost.cli.output import instant
 from ringpost.client.client import Client
 from ringpost.contract.contract import Contract
 from ringpost.contract.errors import Unavailable
 from ringpost.contract.operation import Operation
 from ringpost.core import notes
 from ringpost.core.call import Accepted, Call
+from ringpost.core.maintenance import Window
 from ringpost.core.message import Answer
 from ringpost.service.service import Service
 from ringpost.settings import Settings, load
-from ringpost.store.hostclock import boot_id
+from ringpost.store.hostclock import boot_id, wall_ms
 from ringpost.store.port import Note
 from ringpost.store.sqlite.store import SqliteStore
 
@@ -352,3 +354,29 @@ async def test_a_store_knows_without_the_code(folder: Path) -> None:
     assert "\x1b" not in shown.output and "\x07" not in shown.output
     assert "call → nobody" in shown.output
     assert "send → the queue depot.buy of the store" in shown.output
+
+
+async def test_what_operators_ask_for_is_said_first(folder: Path) -> None:
+    store = SqliteStore(folder / "shop.db", load({"store": f"sqlite:///{folder}/shop.db"}))
+    await store.open(create=True)
+    until_ms = wall_ms() + 3_600_000
+    for name, value in (
+        (notes.operation("depot.buy"), notes.Described(service="depot")),
+        (notes.maintenance("depot"), Window(until_ms, reason="new disk", who="ada")),
+        (notes.maintenance("other"), Window(until_ms, who="bob")),
+        (notes.override("depot"), notes.Override("closed", "bob", 1, "all of it")),
+        (notes.override("depot.buy"), notes.Override("open", "ada", 1, "it burns")),
+        (notes.override("depot.buy@http://h:1"), notes.Override("closed", "eve", 1)),
+        (notes.override("depot.buyer"), notes.Override("open", "eve", 1)),
+    ):
+        await store.note_put(Note(name, notes.encode(value)))
+    await store.close()
+    both = await asyncio.to_thread(ways, "depot.buy")
+    asked = [(one["term"], one["value"], one["why"]) for one in both["call"]["terms"]]
+    first = [one for one in asked if one[0] == "service" or "held" in one[1]]
+    assert first == [
+        ("service", f"closed until {instant(until_ms)}", "by ada: new disk; 503, or a ticket"),
+        ("breaker", "held open", "by ada: it burns"),
+        ("breaker", "held closed at http://h:1", "by eve"),
+    ]
+    assert both["send"]["looked_at"][-1]["said"] == f"until {instant(until_ms)}, by ada: new disk; it waits for that"

@@ -9,7 +9,7 @@ import click
 from msgspec import Struct
 
 from ringpost.cli.asked import SOME_LENGTH, json_option, settings_of, store_option
-from ringpost.cli.output import age, plain, print_json, print_table
+from ringpost.cli.output import age, by, plain, print_json, print_table
 from ringpost.cli.stores import opened, operator
 from ringpost.client.target import target_of
 from ringpost.contract.errors import UsageError
@@ -84,8 +84,8 @@ async def read_breakers(store: Store) -> list[Row]:
     for note in await store.notes(notes.OVERRIDE):
         asked = notes.decode_override(note.value)
         name, _, target = note.name.removeprefix(notes.OVERRIDE).partition("@")
-        said = f"by {asked.who or 'somebody'}{f': {asked.reason}' if asked.reason else ''}"
-        rows.append(Row(name, target, f"held {asked.forced}", (now_ms - asked.at_ms) / 1000, "", said))
+        held_s = (now_ms - asked.at_ms) / 1000
+        rows.append(Row(name, target, f"held {asked.forced}", held_s, "", by(asked.who, asked.reason)))
     for note in await store.notes(notes.BREAKERS):
         shown = notes.decode_breakers(note.value)
         for one in shown.breakers:

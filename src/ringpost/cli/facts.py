@@ -11,11 +11,12 @@ from ringpost.contract.contract import find_event, find_operation
 from ringpost.contract.errors import UsageError
 from ringpost.core import notes
 from ringpost.core.handover import forward_queue
+from ringpost.core.maintenance import Window
 from ringpost.service.handler import Handler
 from ringpost.service.register import described, described_event
 from ringpost.service.service import Service
 from ringpost.settings import Settings, origins
-from ringpost.store.hostclock import boot_id
+from ringpost.store.hostclock import boot_id, wall_ms
 from ringpost.store.port import Depth, Facts
 
 
@@ -36,6 +37,8 @@ class Known(Struct, frozen=True, kw_only=True):
     boot_id: str = ""
     instances: Mapping[str, notes.Instance] = {}
     pauses: Mapping[str, notes.Pause] = {}  # by queue
+    closed: Window | None = None  # its service is, now
+    held: Mapping[str, notes.Override] = {}  # breakers of it that operators hold, by target; empty: at all of them
     subscriptions: Mapping[str, notes.Subscription] = {}  # of an event, by queue
     depths: Mapping[str, Depth] = {}
 
@@ -82,6 +85,8 @@ async def known(name: str, services: Sequence[Service], settings: Settings, *, s
             boot_id=boot_id(),
             instances={} if store is None else await instances(store),
             pauses=_pauses(all_notes),
+            closed=_closed(declared or _noted(name, all_notes), all_notes),
+            held=_held(name, all_notes),
             depths=depths,
             subscriptions=_subscriptions(name, all_notes),
             declared=declared or _noted(name, all_notes),
@@ -117,6 +122,23 @@ def _pauses(all_notes: Mapping[str, bytes]) -> dict[str, notes.Pause]:
         for note, value in all_notes.items()
         if note.startswith(prefix)
     }
+
+
+def _closed(declared: notes.Described | None, all_notes: Mapping[str, bytes]) -> Window | None:
+    value = None if declared is None else all_notes.get(notes.maintenance(declared.service))
+    window = None if value is None else notes.decode_maintenance(value)
+    return window if window is not None and window.closed(wall_ms()) else None
+
+
+def _held(name: str, all_notes: Mapping[str, bytes]) -> dict[str, notes.Override]:
+    """Give the breakers that are held; one that is held for the whole contract gives way to the operation's own."""
+    held: dict[str, notes.Override] = {}
+    for whose in (name.partition(".")[0], name):
+        for note, value in all_notes.items():
+            of, _, target = note.removeprefix(notes.OVERRIDE).partition("@")
+            if note.startswith(notes.OVERRIDE) and of == whose:
+                held[target] = notes.decode_override(value)
+    return held
 
 
 def _subscriptions(name: str, all_notes: Mapping[str, bytes]) -> dict[str, notes.Subscription]:

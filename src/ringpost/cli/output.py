@@ -97,3 +97,8 @@ def instant(at_ms: int | None) -> str | None:
     if at_ms is None:
         return None
     return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def by(who: str, why: str) -> str:
+    """Say who did something, and why if they said so."""
+    return f"by {who or 'somebody'}{f': {why}' if why else ''}"

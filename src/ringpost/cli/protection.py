@@ -4,6 +4,7 @@ calls under way), at the door how calls are let in. For each figure, who said it
 from collections.abc import Mapping
 
 from ringpost.cli.facts import Known
+from ringpost.cli.output import by, instant
 from ringpost.cli.terms import DEFAULT_WORD, Term, origin_of
 from ringpost.core.admission import queue_most
 from ringpost.core.budget import TENTHS_MAX
@@ -16,7 +17,19 @@ _PER_TOKEN = 10
 def of_call(known: Known) -> list[Term]:
     """Give what protects a call from here: the policy where it goes out over HTTP, the door's part where its handler is
     known."""
-    return [*_of_policy(known), *_of_door(known)]
+    return [*_of_operators(known), *_of_policy(known), *_of_door(known)]
+
+
+def _of_operators(known: Known) -> list[Term]:
+    """Give what operators ask for now; it goes before whatever is set."""
+    terms = [
+        Term("breaker", f"held {held.forced}{f' at {target}' if target else ''}", by(held.who, held.reason))
+        for target, held in known.held.items()
+    ]
+    if known.closed is not None:
+        until = f"closed until {instant(known.closed.until_ms)}"
+        terms.insert(0, Term("service", until, f"{by(known.closed.who, known.closed.reason)}; 503, or a ticket"))
+    return terms
 
 
 def _of_policy(known: Known) -> list[Term]:

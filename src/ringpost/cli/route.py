@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from ringpost.cli.facts import Known
+from ringpost.cli.output import by, instant
 from ringpost.core import notes
 
 
@@ -33,9 +34,9 @@ def of_send(known: Known) -> list[Place]:
         left = Place(
             "store", True, f"{known.store.url} ({known.store.level})", (f"{queue}, then {address.goes_to[0]}",)
         )
-        return [left, address, _forwarders(known), *_paused(known)]
+        return [left, address, _forwarders(known), *_paused(known), *_closed(known)]
     left = Place("store", True, f"{known.store.url} ({known.store.level})", (queue,))
-    return [left, _consumers(known, known.queue), *_paused(known)]
+    return [left, _consumers(known, known.queue), *_paused(known), *_closed(known)]
 
 
 def of_publish(known: Known) -> list[Place]:
@@ -134,8 +135,14 @@ def _paused(known: Known) -> list[Place]:
     paused = known.pauses.get(known.queue)
     if paused is None:
         return []
-    why = f": {paused.reason}" if paused.reason else ""
-    return [Place("paused", False, f"by {paused.who or 'somebody'}{why}; it waits until the queue is resumed")]
+    return [Place("paused", False, f"{by(paused.who, paused.reason)}; it waits until the queue is resumed")]
+
+
+def _closed(known: Known) -> list[Place]:
+    if known.closed is None:
+        return []
+    until = instant(known.closed.until_ms)
+    return [Place("closed", False, f"until {until}, {by(known.closed.who, known.closed.reason)}; it waits for that")]
 
 
 def _subscriber(known: Known, queue: str, subscription: notes.Subscription) -> Place:

@@ -68,6 +68,8 @@ def test_a_window_is_opened_shown_and_ended(path: Path) -> None:
         (("start", "shop", "--for", "8d"), "at most 7 days"),
         (("start", "shop", "--for", "1h", "--rate", "-1"), "--rate"),
         (("start", "shop", "--for", "1h", "--reason", "x" * 201), "200"),
+        (("start", "shop", "--for", "1h", "--reason", "new\ndisk"), "on one line"),
+        (("start", "shop", "--for", "1h", "--rate", "nan"), "--rate"),
         (("end", "shop"), "isn't closed"),
     ],
 )

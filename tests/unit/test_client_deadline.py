@@ -81,6 +81,10 @@ async def test_first_fails_once_enough_cant_be_reached() -> None:
         await first(fails(), works(), need=2)
     with pytest.raises(UsageError, match="need must be 1 to 1"):
         await first(works(), need=2)
+    with pytest.raises(UsageError, match="not 'x'"):
+        await first(works(), need="x")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="one call or more"):
+        await first()
 
 
 async def test_cancelling_first_cancels_all() -> None:

@@ -75,8 +75,8 @@ def start(service: str, length_s: float, rate: float, reason: str, force: bool, 
     """
     if not 0 < length_s <= LONGEST_S:
         raise UsageError("--for takes more than 0 and at most 7 days; a service that is away for longer is stopped.")
-    if len(reason) > 200:
-        raise UsageError("--reason takes at most 200 characters.")
+    if len(reason) > 200 or not reason.isprintable():
+        raise UsageError("--reason takes at most 200 characters, on one line.")
 
     async def work() -> int:
         async with opened(settings_of(store)) as opened_store:

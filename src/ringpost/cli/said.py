@@ -23,6 +23,7 @@ _CODES: Final = {
     "mismatch": _WRONG,
     "unavailable": _NOBODY,
     "overloaded": _NOBODY,
+    "maintenance": _NOBODY,
     "deadline_exceeded": _NOBODY,
     "wrong_store": _NOBODY,
     "wrong_instance": _NOBODY,

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable
+from typing import cast
 
 from ringpost.client.cancelling import cancelled
 from ringpost.contract.errors import UsageError
@@ -15,11 +16,13 @@ async def first(*calls: Awaitable[T], need: int = 1) -> list[T]:
     how many failed. A cancelled call may have taken effect: use it for what is safe to repeat. Raises UsageError where
     `need` isn't from 1 to the number of calls.
     """
-    if not 1 <= need <= len(calls):
+    if not calls:
+        raise UsageError("first takes one call or more.")
+    if not isinstance(cast(object, need), int) or not 1 <= need <= len(calls):
         for call in calls:
             if asyncio.iscoroutine(call):
                 call.close()
-        raise UsageError(f"need must be 1 to {len(calls)}, the number of calls, not {need}.")
+        raise UsageError(f"need must be 1 to {len(calls)}, the number of calls, not {need!r}.")
     tasks: list[asyncio.Future[T]] = [asyncio.ensure_future(call) for call in calls]
     try:
         return await _first(tasks, need)

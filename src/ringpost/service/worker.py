@@ -19,6 +19,7 @@ from msgspec import Struct
 from ringpost.client.world import REAL, World
 from ringpost.contract.errors import LeaseLost
 from ringpost.core import ids
+from ringpost.core.handover import forwarded_contract
 from ringpost.core.lease import suspect
 from ringpost.core.maintenance import Drain
 from ringpost.core.message import Delivery, Settled, Settlement, State
@@ -312,7 +313,7 @@ class Worker:
         for lane in self._lanes.values():
             if lane.look_at_outcomes(now_s):
                 word = "is broken: one message at a time, none is charged" if lane.intake.open else "is well again"
-                _LOG.warning("what the handler of %s depends on %s", lane.queue, word)
+                _LOG.warning("what %s depends on %s", _worked_by(lane.queue), word)
             pause_s = lane.new_pause_s(now_s)
             if pause_s > 0:
                 self._later(pause_s, partial(self._wake, lane))
@@ -542,6 +543,11 @@ class Worker:
             self._turn_given_up = self._turn.cancel()
         self._listener.stop()
         self.look()
+
+
+def _worked_by(queue: str) -> str:
+    contract = forwarded_contract(queue)
+    return f"forwarding to {contract}" if contract else f"the handler of {queue}"
 
 
 def run_fast() -> None:

@@ -4,11 +4,12 @@ import asyncio
 import contextlib
 import logging
 import os
+import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import aiosqlite
 import asyncpg
@@ -385,6 +386,54 @@ async def test_another_file_in_its_place_is_relayed_from(
     assert await relayed_from_another_file(on_file, store, caplog) == ['"1"', '"2"']
     (said,) = caplog.messages
     assert "is another file now" in said
+
+
+async def test_one_that_is_replaced_while_it_is_opened_is_noticed(
+    on_file: Business, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(path_of(on_file.url))
+    shutil.copyfile(path, path.with_name("backup.db"))
+    connect = sqlite3.connect
+
+    def connected(name: str, **options: Any) -> sqlite3.Connection:
+        monkeypatch.setattr(sqlite3, "connect", connect)
+        db: sqlite3.Connection = connect(name, **options)
+        db.execute("SELECT * FROM sqlite_master").fetchall()
+        path.with_name("backup.db").replace(path)
+        return db
+
+    monkeypatch.setattr(sqlite3, "connect", connected)
+    relay = Relay(on_file.table(), store)
+    assert not await relay.round()
+    await write(on_file, message(1))
+    await emptied(relay)
+    await relay._table.close()
+    assert await bodies(store) == ['"1"']
+
+
+async def test_a_file_that_is_gone_is_waited_for(
+    on_file: Business, store: SqliteStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = Path(path_of(on_file.url))
+    async with running(Relay(on_file.table(), store)):
+        await write(on_file, message(1))
+        await until(lambda: kept(store))
+        away = path.with_name("away.db")
+        shutil.move(path, away)
+
+        async def said() -> bool:
+            return "unable to open" in caplog.text
+
+        await until(said)
+        shutil.move(away, path)
+        await write(on_file, message(2))
+
+        async def both() -> bool:
+            return len(await kept(store)) == 2
+
+        await until(both)
+    assert caplog.text.count("another file now, or gone") == 1  # once, however often it was tried
+    assert caplog.text.count("unable to open") == 1
 
 
 async def test_who_keeps_to_the_old_file_is_found(

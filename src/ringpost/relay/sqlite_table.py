@@ -96,8 +96,9 @@ class SqliteTable:
         if db is None:
             self._refuse_store()
             uri = f"{self._path.absolute().as_uri()}?mode=rw"  # one that isn't there isn't made
+            self._opened = self._identity()  # before: one that is replaced meanwhile is noticed at the next look
             db = sqlite3.connect(uri, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
-            self._db, self._opened = db, self._identity()
+            self._db = db
             if db.execute(_IS_STORE).fetchone()[0]:
                 self._disconnect()
                 raise _store_refused(self.shown)

@@ -79,6 +79,8 @@ async def test_it_is_dead_and_all_who_look_are_told(damaged: Damaged, caplog: py
         assert await damaged.claim() == [b'"well"']
     (said,) = caplog.messages
     assert said.startswith(f"1 of {QUEUE} are dead (checksum)")
+    assert damaged.id in said
+    assert "ringpost dead show" in said
     doctor = await damaged.ran("doctor")
     assert "what is stored of 1 dead letters has changed" in doctor
     assert damaged.id in doctor

@@ -16,7 +16,7 @@ from msgspec import Struct
 from ringpost.contract.errors import StoreError
 from ringpost.core.message import Cause, Delivery, Message, Settlement, State
 from ringpost.settings import Settings
-from ringpost.store.logged import DAMAGED
+from ringpost.store.logged import log_damaged
 from ringpost.store.port import Claimed, Put
 from ringpost.store.postgres import claim, deferred, end, put, read, settle
 from ringpost.store.postgres.claim import Want
@@ -242,8 +242,9 @@ class Writer:
             await turn.put_letters(put.put_all)
             if alone:
                 await turn.db.commit()
-            queues = {turn.queues.by_no[row[1]].name for row in rows if row[0] in damaged}
-            _log.error(DAMAGED, len(damaged), ", ".join(sorted(queues)))
+            for no in sorted({row[1] for row in rows if row[0] in damaged}):
+                hit = [row[13] for row in rows if row[1] == no and row[0] in damaged]
+                log_damaged(_log, turn.queues.by_no[no].name, hit)
         return found
 
     async def _room(self, turn: Turn, messages: Sequence[Message]) -> Room:

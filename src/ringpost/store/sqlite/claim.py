@@ -6,7 +6,7 @@ from zlib import crc32
 
 from ringpost.core import lease
 from ringpost.core.message import Cause, Delivery, Kind, State
-from ringpost.store.logged import DAMAGED
+from ringpost.store.logged import log_damaged
 from ringpost.store.sqlite import end
 from ringpost.store.sqlite.db import first
 from ringpost.store.sqlite.rows import BASE, FETCH_READY, FETCH_SEQS, LEASE_SHIFT, Claimable, fetch, holder_code, seqs
@@ -78,7 +78,7 @@ def _checked(turn: Turn, queue: Queue, rows: list[Claimable], blob: bytes) -> li
     """Make deliveries of rows; None for one that ended here, because it had expired or its bytes don't fit its CRC."""
     deliveries: list[Delivery | None] = []
     expired: list[int] = []
-    damaged: list[int] = []
+    damaged: dict[int, bytes] = {}  # id by seq
     view = memoryview(blob)
     at = 0
     name, seed, now_ms = queue.name, queue.seed, turn.now_ms
@@ -88,7 +88,7 @@ def _checked(turn: Turn, queue: Queue, rows: list[Claimable], blob: bytes) -> li
         body = headers + row.headers_bytes
         stop = body + row.body_bytes
         if crc32(view[start:stop], seed) != int.from_bytes(view[at : at + 4], "little") or row.kind not in _KINDS:
-            damaged.append(row.seq)
+            damaged[row.seq] = blob[start:headers]
             deliveries.append(None)
         elif row.expires_ms is not None and row.expires_ms <= now_ms:
             expired.append(row.seq)
@@ -118,8 +118,8 @@ def _checked(turn: Turn, queue: Queue, rows: list[Claimable], blob: bytes) -> li
     if expired:
         end.end(turn, expired, State.EXPIRED, Cause.EXPIRED)
     if damaged:
-        end.end(turn, damaged, State.DEAD, Cause.CHECKSUM)
-        _log.error(DAMAGED, len(damaged), name)
+        end.end(turn, list(damaged), State.DEAD, Cause.CHECKSUM)
+        log_damaged(_log, name, list(damaged.values()))
     return deliveries
 
 

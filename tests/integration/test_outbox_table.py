@@ -187,6 +187,18 @@ async def sent_and_relayed(way: Way, commit: bool, business: Business, store: Sq
     assert await business.count("ringpost_outbox") == 0
 
 
+@pytest.mark.parametrize("told", [True, False], ids=["another store", "no store"])
+def test_where_no_table_is_it_is_said_what_is_missing(told: bool, tmp_path: Path) -> None:
+    client = blocking.Client(store=f"sqlite:///{tmp_path}/ringpost.db" if told else None)
+    with contextlib.closing(sqlite3.connect(tmp_path / "shop.db")) as connection, contextlib.closing(client):
+        box = client.outbox(connection)
+        with pytest.raises(UsageError, match="no table ringpost_outbox in the session's database") as raised:
+            box.send(Mail.welcome, User("Ada"))
+    said = str(raised.value)
+    assert ("another database than the client's store" in said) is told
+    assert ("is told of no store" in said and "RINGPOST_STORE" in said) is not told
+
+
 # --- an event with a log
 
 

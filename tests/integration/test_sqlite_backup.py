@@ -207,6 +207,11 @@ def test_a_log_that_was_left_is_refused(tmp_path: Path) -> None:
         restore(tmp_path / "copy.db", tmp_path / "other.db", "ada", quiet)
     with pytest.raises(StoreError, match="no backup at"):
         restore(tmp_path / "none.db", tmp_path / "new.db", "ada", quiet)
+    (tmp_path / "bad.json").write_text('{"no": "database"}' * 100)
+    (tmp_path / "half.db").write_bytes((tmp_path / "copy.db").read_bytes()[: 3 * 4096])
+    for bad in ("bad.json", "half.db"):
+        with pytest.raises(StoreError, match=f"{bad} is no backup of a store, or a damaged one"):
+            restore(tmp_path / bad, tmp_path / "new.db", "ada", quiet)
     made = CliRunner().invoke(
         ringpost, ["restore", str(tmp_path / "copy.db"), "--store", f"sqlite:///{tmp_path}/new.db"]
     )

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from ringpost.contract.errors import StoreError
+from ringpost.core import ids
 from ringpost.core.limit import Fixed
 from ringpost.core.message import Delivery, Message, Priority, Reservation, Settled, Settlement, State
 from ringpost.service import worker as service_worker
@@ -394,13 +395,17 @@ async def test_who_asks_before_anybody_listens_is_heard_all_the_same() -> None:
     assert pipeline.reasons == ["user", "user"]
 
 
-async def test_a_lease_that_cannot_be_renewed_ends_its_handler_before_it_ends_itself() -> None:
+async def test_a_lease_that_cannot_be_renewed_ends_its_handler_before_it_ends_itself(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     store, pipeline = Spied(), StandIn(forever)
     store.renewals_fail = True
-    await store.put([message()])
+    sent = message()
+    await store.put([sent])
     async with working(store, pipeline, lease_s=0.3, grace_s=0):
         await pipeline.until(lambda: bool(pipeline.reasons))
     assert pipeline.reasons[0] == "lease_lost"
+    assert f"the lease of message {ids.text(sent.id)} of {sent.queue} could not be kept" in caplog.text
     assert all(record.losses == 0 for record in await store.find(Filter()))
 
 

@@ -25,21 +25,29 @@ async def write(lent: Lent, messages: Sequence[Message], store_url: str | None) 
     commits, or never. Raises UsageError, before anything is written, where there is no such table, or the database is
     the file of a store."""
     if not await _has_table(lent, store_url):
-        where = (
-            "this client has no store"
-            if store_url is None
-            else "this session is on another database than the client's store"
-        )
-        raise UsageError(
-            f"{where}, and there is no table {table.NAME} in the session's. Make it "
-            f"once, with what `ringpost outbox ddl --dialect {lent.dialect}` prints or by "
-            "client.outbox(session).create_table(), and let a relay bring what stands in it to the store "
-            "(RINGPOST_OUTBOX). Or keep the store in the session's own database, where that is PostgreSQL"
-        )
+        raise _no_table(lent.dialect, store_url)
     now_ms = wall_ms()
     for sql, values in table.inserts(lent.dialect, [row_of(message, now_ms) for message in messages]):
         await lent.fetch(sql, *values)
     return [Put(message.id) for message in messages]
+
+
+def _no_table(dialect: str, store_url: str | None) -> UsageError:
+    where, or_else = (
+        "this session is on another database than the client's store",
+        "keep the store in the session's own database, where that is PostgreSQL",
+    )
+    if store_url is None:
+        where = "this client is told of no store"
+        or_else = (
+            "name the store, where it is in the session's own database: Client(store='postgresql://…'), RINGPOST_STORE,"
+            " or `store` in ringpost.toml"
+        )
+    return UsageError(
+        f"{where}, and there is no table {table.NAME} in the session's database. Make it once, with what `ringpost "
+        f"outbox ddl --dialect {dialect}` prints or by client.outbox(session).create_table(), and let a relay bring "
+        f"what stands in it to the store (RINGPOST_OUTBOX). Or {or_else}"
+    )
 
 
 async def make(lent: Lent, store_url: str | None) -> None:

@@ -63,8 +63,8 @@ def restore(backup: Path, target: Path, who: str, progress: Progress) -> int:
     def make(part: Path) -> None:
         try:
             _copy(backup, part, progress)
-        except apsw.NotADBError as exc:
-            raise StoreError(f"{backup} is no backup of a store: {exc}") from exc
+        except (apsw.NotADBError, apsw.CorruptError) as exc:  # of what is read: the other file is new
+            raise StoreError(f"{backup} is no backup of a store, or a damaged one: {exc}") from exc
         _begin_anew(part, marked, who, f"from {backup}")
 
     try:

@@ -85,13 +85,12 @@ class SqliteTable:
         try:
             return work(self._connected())
         except sqlite3.Error as error:
+            self._leave_replaced()  # which may be why: SQLite refuses to write into a file that was moved away
             self._disconnect()
             raise TableAway(f"{error}{_hint(str(error))}") from error
 
     def _connected(self) -> sqlite3.Connection:
-        if self._db is not None and self._identity() != self._opened:
-            self._disconnect()
-            _LOG.warning("%s is another file now, or gone: it is opened anew, and relayed from as it is", self.shown)
+        self._leave_replaced()
         db = self._db
         if db is None:
             self._refuse_store()
@@ -104,6 +103,12 @@ class SqliteTable:
                 raise _store_refused(self.shown)
             db.execute("PRAGMA synchronous = FULL")
         return db
+
+    def _leave_replaced(self) -> None:
+        """Let go of a file that isn't the one at its place any more."""
+        if self._db is not None and self._identity() != self._opened:
+            self._disconnect()
+            _LOG.warning("%s is another file now, or gone: it is opened anew, and relayed from as it is", self.shown)
 
     def _identity(self) -> tuple[int, int] | None:
         try:

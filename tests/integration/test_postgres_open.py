@@ -78,7 +78,7 @@ async def test_what_can_not_be_written_is_refused(postgres: RealPostgres) -> Non
 
 async def test_only_who_may_create_creates(postgres: RealPostgres) -> None:
     url = postgres.url(postgres.new_database())
-    assert "ringpost init" in await refusal(PostgresStore(url), create=False)
+    assert "`ringpost run` with this URL creates it" in await refusal(PostgresStore(url), create=False)
 
 
 async def test_a_schema_of_newer_code_is_refused(postgres: RealPostgres) -> None:

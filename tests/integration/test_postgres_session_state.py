@@ -5,6 +5,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import asyncpg
 import pytest
 from msgspec.structs import replace
 from servers.postgres import RealPostgres
@@ -188,6 +189,21 @@ async def test_a_right_that_is_taken_away_is_an_error_of_the_store(shop: Shop) -
     await store.put([message()])
     await store.close()
     shop.execute("DROP OWNED BY poor", "DROP ROLE poor")
+
+
+async def test_a_right_that_a_handlers_own_check_misses_is_the_handlers_error(shop: Shop) -> None:
+    shop.execute(
+        "CREATE TABLE checked (what text)",
+        """CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+           BEGIN RAISE EXCEPTION 'not yours' USING ERRCODE = 'insufficient_privilege'; END $$""",
+        """CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON checked DEFERRABLE INITIALLY DEFERRED
+           FOR EACH ROW EXECUTE FUNCTION refuse()""",
+    )
+    settlement = await shop.held()
+    transaction = shop.begin()
+    await transaction.execute(("INSERT INTO checked VALUES ('it')", ()))
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="not yours"):
+        await transaction.commit(settlement)
 
 
 def test_who_was_always_in_the_way_is_told_of_as_the_stores_error() -> None:

@@ -216,18 +216,20 @@ class Db:
             self.terminate()
 
     async def _guarded(self, run: Callable[..., Any], sql: str, *values: Any) -> Any:
-        return await self._colliding(run, self.text(sql), *values)
+        """Run the store's own SQL. (A COMMIT isn't: what is refused there are checks of tables of handlers.)"""
+        try:
+            return await self._colliding(run, self.text(sql), *values)
+        except asyncpg.InsufficientPrivilegeError as exc:
+            raise Forbidden(
+                f"the store's role may not do this: {exc}. It owns the store's schema, or makes one: GRANT CREATE ON"
+                " DATABASE … TO …; docs/postgresql.md has all that it needs"
+            ) from exc
 
     async def _colliding(self, run: Callable[..., Any], sql: str, *values: Any) -> Any:
         try:
             return await self._guarded_as_is(run, sql, *values)
         except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError) as exc:
             raise Again(str(exc)) from exc
-        except asyncpg.InsufficientPrivilegeError as exc:
-            raise Forbidden(
-                f"the store's role may not do this: {exc}. It owns the store's schema, or makes one: GRANT CREATE ON"
-                " DATABASE … TO …; docs/postgresql.md has all that it needs"
-            ) from exc
 
     async def _guarded_as_is(self, run: Callable[..., Any], sql: str, *values: Any) -> Any:
         self.asked_s = time.monotonic()

@@ -24,21 +24,30 @@ SCRIPT = Path(__file__).with_name("worker_process.py")
 
 
 class WorkerProcess:
-    """One worker process, and what it has said so far."""
+    """One worker process, and what it has said so far. It is heard all the time: where nobody reads what a process
+    says, it stands still sooner or later, and its end is never seen."""
 
     def __init__(self, process: Process) -> None:
         self.process = process
         self.said: list[dict[str, Any]] = []
+        self._news = asyncio.Event()
+        self._hearing = asyncio.ensure_future(self._hear())
 
-    async def until(self, word: str, count: int = 1) -> dict[str, Any]:
-        """Wait until it has said something with that word so many times; gives the last."""
+    async def _hear(self) -> None:
         assert self.process.stdout is not None
+        while line := await self.process.stdout.readline():
+            self.said.append(json.loads(line))
+            self._news.set()
+        self._news.set()
+
+    async def until(self, word: str) -> dict[str, Any]:
+        """Wait until it has said something with that word; gives that."""
         async with asyncio.timeout(60):
-            while len(found := [line for line in self.said if word in line]) < count:
-                line = await self.process.stdout.readline()
-                assert line, f"the process ended: {self.said}"
-                self.said.append(json.loads(line))
-        return found[-1]
+            while (found := next((line for line in self.said if word in line), None)) is None:
+                assert not self._hearing.done(), f"the process ended: {self.said[-10:]}"
+                self._news.clear()
+                await self._news.wait()
+        return found
 
     async def stop(self) -> dict[str, Any]:
         self.process.send_signal(signal.SIGTERM)
@@ -47,6 +56,7 @@ class WorkerProcess:
     async def kill(self) -> None:
         self.process.kill()
         await self.process.wait()
+        await self._hearing
 
 
 class Scene:

@@ -439,7 +439,7 @@ async def test_a_file_that_is_gone_is_waited_for(
 async def test_who_keeps_to_the_old_file_is_found(
     on_file: Business, store: SqliteStore, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(SqliteTable, "_identity", lambda self: (1, 1))
+    monkeypatch.setattr(sqlite_table, "file_at", lambda path: (1, 1))
     assert await relayed_from_another_file(on_file, store, caplog) == ['"1"']
 
 

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import sqlite3
 from collections.abc import Callable, Collection, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,7 @@ from ringpost.relay import table
 from ringpost.relay.port import BYTES_MAX, FORMS, ROWS_MAX, TROUBLE_MAX, Aside, TableAway, Waiting
 from ringpost.relay.row import Row
 from ringpost.relay.table import COLUMNS, WAITING
-from ringpost.store.sqlite.url import file_of, is_file
+from ringpost.store.sqlite.url import FileId, file_at, file_of, is_file
 
 BUSY_S = 5.0
 _LOG = logging.getLogger("ringpost.relay")
@@ -49,7 +48,7 @@ class SqliteTable:
         self.shown = url
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ringpost-outbox")
         self._db: sqlite3.Connection | None = None
-        self._opened: tuple[int, int] | None = None  # the file that it is, which another may take the place of
+        self._opened: FileId | None = None  # the file that it is, which another may take the place of
         self._refuse_store()
 
     async def turn(self, done: Sequence[Row], after: int, without: Collection[str], now_ms: int) -> list[Row]:
@@ -95,7 +94,7 @@ class SqliteTable:
         if db is None:
             self._refuse_store()
             uri = f"{self._path.absolute().as_uri()}?mode=rw"  # one that isn't there isn't made
-            self._opened = self._identity()  # before: one that is replaced meanwhile is noticed at the next look
+            self._opened = file_at(self._path)  # before: one that is replaced meanwhile is noticed at the next look
             db = sqlite3.connect(uri, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
             self._db = db
             if db.execute(_IS_STORE).fetchone()[0]:
@@ -106,16 +105,9 @@ class SqliteTable:
 
     def _leave_replaced(self) -> None:
         """Let go of a file that isn't the one at its place any more."""
-        if self._db is not None and self._identity() != self._opened:
+        if self._db is not None and file_at(self._path) != self._opened:
             self._disconnect()
             _LOG.warning("%s is another file now, or gone: it is opened anew, and relayed from as it is", self.shown)
-
-    def _identity(self) -> tuple[int, int] | None:
-        try:
-            found = os.stat(self._path)
-        except OSError:
-            return None
-        return found.st_dev, found.st_ino
 
     def _disconnect(self) -> None:
         db, self._db = self._db, None

@@ -102,7 +102,7 @@ class Pipeline:
         self._loop = means.loop
         self._time = means.loop.time
         self._bound: dict[str, Bound] = {}
-        # By Delivery.ref, of calls without one by numbers below zero. The sweep looks at all of them.
+        # By Delivery.ref, of calls without one by numbers below zero. The timer's end looks at all of them.
         self._running: dict[int, Context] = {}
         self._calls = 0
         self._due = Earliest(self._loop, self._end_overdue)

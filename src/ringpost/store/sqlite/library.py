@@ -24,7 +24,7 @@ import apsw
 
 from ringpost.contract.errors import StoreError, UsageError
 from ringpost.store.sqlite.turn import Turn
-from ringpost.store.sqlite.url import ONE_LIBRARY
+from ringpost.store.sqlite.url import ONE_LIBRARY, FileId, file_at
 
 LOOK_MS = 60_000
 TELL_MS = 3_600_000  # while it stays so
@@ -34,7 +34,6 @@ _LAST = (
     "SELECT detail, datetime(at_ms / 1000, 'unixepoch') FROM ringpost_audit WHERE what = 'second library' AND at_ms > ?"
     " ORDER BY at_ms DESC LIMIT 1"
 )
-FileId = tuple[int, int]
 
 _log = logging.getLogger("ringpost.store")
 
@@ -65,7 +64,7 @@ class _Guarded:
                 self._opening -= Counter([name])
 
     def _check(self, path: Path) -> None:
-        file = _file_at(path)
+        file = file_at(path)
         if file is None or file in self.files or file in _open_by_ours():
             return
         if _descriptors(file):
@@ -106,7 +105,7 @@ class SoleUse:
         """Open the file within; raises StoreError if another library has it open. Others are refused from then on."""
         with _guarded.opening(self._path):
             yield
-            self._file = _file_at(self._path)
+            self._file = file_at(self._path)
             if self._file is not None:
                 _guarded.add(self._file)
 
@@ -121,7 +120,7 @@ class SoleUse:
         if turn.uptime_ms < self._next_ms:
             return
         self._next_ms = turn.uptime_ms + LOOK_MS
-        memory = _file_at(Path(f"{os.path.realpath(self._path)}-shm"))
+        memory = file_at(Path(f"{os.path.realpath(self._path)}-shm"))
         if memory is not None and _descriptors(memory) > 1:
             self._next_ms = turn.uptime_ms + TELL_MS
             turn.db.execute(_AUDIT, (turn.now_ms, f"process {os.getpid()}"))
@@ -144,7 +143,7 @@ def _hear(event: str, args: tuple[Any, ...]) -> None:
 
 def _refuse_stores(database: Any) -> None:
     for name in _names(database):
-        if _file_at(name) in _guarded.files:
+        if file_at(name) in _guarded.files:
             raise UsageError(f"{name} is the file of a store that is open in this process. {ONE_LIBRARY}.")
 
 
@@ -162,16 +161,8 @@ def _names(database: Any) -> Iterator[str]:
             yield unquote(parts.path)
 
 
-def _file_at(path: str | Path) -> FileId | None:
-    try:
-        found = os.stat(path)
-    except (OSError, ValueError):  # there is none, or there can't be
-        return None
-    return found.st_dev, found.st_ino
-
-
 def _open_by_ours() -> set[FileId | None]:
-    return {_file_at(connection.filename) for connection in apsw.connections()}
+    return {file_at(connection.filename) for connection in apsw.connections()}
 
 
 def _descriptors(file: FileId) -> int:

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+FileId = tuple[int, int]  # device and inode
+
 PREFIX = "sqlite:///"
 ONE_LIBRARY = (
     "Python's sqlite3 and Ringpost's SQLite in one process drop each other's locks, and messages that have a receipt "
@@ -16,6 +18,15 @@ def file_of(url: str | None) -> Path | None:
     if url is None or not url.startswith(PREFIX) or url == PREFIX:
         return None
     return Path(url.removeprefix(PREFIX))
+
+
+def file_at(path: str | os.PathLike[str]) -> FileId | None:
+    """Give which file is at a path now, by whichever links; None where there is none, or can't be one."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
 
 
 def is_file(path: str | os.PathLike[str], other: Path) -> bool:

@@ -269,3 +269,60 @@ async def test_one_that_came_by_another_way_is_seen_and_told_of(tmp_path: Path) 
     assert re.fullmatch(r"process \d+ had the store's file open in a second SQLite library on .* UTC: .*", said[2])
     async with opened(tmp_path / "a.db") as store:
         assert await store.alarms() == said[2:]  # to `ringpost doctor` too
+
+
+# --- beside connections that are at work
+
+
+class AtWork:
+    """A connection of our library to another file, in the middle of a statement in another thread."""
+
+    def __init__(self, path: Path) -> None:
+        self.begun, self.go_on = threading.Event(), threading.Event()
+        self._db = apsw.Connection(str(path))
+        self._db.create_scalar_function("work", self._work)
+        self._thread = threading.Thread(target=lambda: self._db.execute("SELECT work()").fetchall())
+
+    def _work(self) -> int:
+        self.begun.set()
+        assert self.go_on.wait(RUN_S)
+        return 1
+
+    def __enter__(self) -> "AtWork":
+        self._thread.start()
+        assert self.begun.wait(RUN_S)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.go_on.set()
+        self._thread.join(RUN_S)
+        self._db.close()
+
+
+async def test_a_store_opens_while_another_connection_is_at_work(tmp_path: Path) -> None:
+    await kept(tmp_path / "there.db")
+    with AtWork(tmp_path / "other.db"):
+        for name in ("there.db", "new.db"):
+            assert await kept(tmp_path / name) == []
+
+
+async def test_another_library_is_refused_once_who_was_at_work_can_be_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await kept(tmp_path / "a.db")
+    with AtWork(tmp_path / "other.db") as other, contextlib.closing(sqlite3.connect(tmp_path / "a.db")) as db:
+        db.execute(LOOK)
+        monkeypatch.setattr(sqlite_library.time, "sleep", lambda _: other.__exit__())
+        with pytest.raises(StoreError, match="not by Ringpost"):
+            await kept(tmp_path / "a.db")
+
+
+async def test_who_asks_without_need_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def names(file: object) -> bool:
+        return file in [sqlite_library.file_at(one.filename) for one in apsw.connections()]
+
+    await kept(tmp_path / "a.db")
+    monkeypatch.setattr(sqlite_library, "_open_by_ours", names)
+    monkeypatch.setattr(sqlite_library, "_descriptors", lambda file: 1)
+    with AtWork(tmp_path / "other.db"), pytest.raises(apsw.ThreadingViolationError):
+        await kept(tmp_path / "a.db")

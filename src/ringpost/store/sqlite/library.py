@@ -12,6 +12,7 @@ second one is seen by its descriptor. What both overlook, the next commit finds:
 import logging
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
@@ -29,6 +30,7 @@ from ringpost.store.sqlite.url import ONE_LIBRARY, FileId, file_at
 LOOK_MS = 60_000
 TELL_MS = 3_600_000  # while it stays so
 _ALARM_MS = 86_400_000
+_ASKED_MAX, _PAUSE_S = 100, 0.005  # how often a connection that is at work is asked
 _AUDIT = "INSERT INTO ringpost_audit(at_ms, who, what, detail) VALUES (?, 'store', 'second library', ?)"
 _LAST = (
     "SELECT detail, datetime(at_ms / 1000, 'unixepoch') FROM ringpost_audit WHERE what = 'second library' AND at_ms > ?"
@@ -65,9 +67,9 @@ class _Guarded:
 
     def _check(self, path: Path) -> None:
         file = file_at(path)
-        if file is None or file in self.files or file in _open_by_ours():
+        if file is None or file in self.files or not _descriptors(file):
             return
-        if _descriptors(file):
+        if not _open_by_ours(file):
             raise StoreError(f"{path} is open in this process already, and not by Ringpost. {ONE_LIBRARY}.")
 
     def add(self, file: FileId) -> None:
@@ -161,8 +163,25 @@ def _names(database: Any) -> Iterator[str]:
             yield unquote(parts.path)
 
 
-def _open_by_ours() -> set[FileId | None]:
-    return {file_at(connection.filename) for connection in apsw.connections()}
+def _open_by_ours(file: FileId) -> bool:
+    """Say whether a connection of our library may have a file open. One that is at work in another thread can't be
+    asked just then; one that is at work each time may be of any file."""
+    asked = apsw.connections()
+    for _ in range(_ASKED_MAX):
+        busy: list[apsw.Connection] = []
+        for connection in asked:
+            try:
+                if file_at(connection.filename) == file:
+                    return True
+            except apsw.ThreadingViolationError:
+                busy.append(connection)
+            except apsw.ConnectionClosedError:  # meanwhile
+                pass
+        if not busy:
+            return False
+        asked = busy
+        time.sleep(_PAUSE_S)
+    return True
 
 
 def _descriptors(file: FileId) -> int:

@@ -237,7 +237,9 @@ async def test_connections_of_the_same_library_are_no_harm(tmp_path: Path, caplo
 async def test_stores_that_open_a_file_at_the_same_time_are_no_harm(
     there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_library, "_open_by_ours", set)  # which SQLite is just opening, apsw doesn't know yet
+    monkeypatch.setattr(
+        sqlite_library, "_ours", lambda file: False
+    )  # which SQLite is just opening, apsw doesn't know yet
     path, has_opened, go_on = tmp_path / "a.db", threading.Event(), threading.Event()
     if there:
         await kept(path)
@@ -322,7 +324,56 @@ async def test_who_asks_without_need_is_found(tmp_path: Path, monkeypatch: pytes
         return file in [sqlite_library.file_at(one.filename) for one in apsw.connections()]
 
     await kept(tmp_path / "a.db")
-    monkeypatch.setattr(sqlite_library, "_open_by_ours", names)
+    monkeypatch.setattr(sqlite_library, "_ours", names)
     monkeypatch.setattr(sqlite_library, "_descriptors", lambda file: 1)
     with AtWork(tmp_path / "other.db"), pytest.raises(apsw.ThreadingViolationError):
         await kept(tmp_path / "a.db")
+
+
+# --- beside what is being closed
+
+
+@pytest.fixture
+def closing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a file whose last descriptor is closed by another thread while it is asked whose it is."""
+    asyncio.run(kept(tmp_path / "a.db"))
+    left = [os.open(tmp_path / "a.db", os.O_RDONLY)]
+    monkeypatch.setattr(sqlite_library.time, "sleep", lambda _: os.close(left.pop()) if left else None)
+    return tmp_path / "a.db"
+
+
+def test_a_file_that_is_just_being_closed_is_no_harm(closing: Path) -> None:
+    assert asyncio.run(kept(closing)) == []
+
+
+def test_who_asks_but_once_is_found(closing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_library, "_ASKED_MAX", 1)
+    with pytest.raises(StoreError, match="not by Ringpost"):
+        asyncio.run(kept(closing))
+
+
+def no_database(path: Path) -> None:
+    path.write_bytes(b"this is no database" * 1000)
+
+
+def lost_tail(path: Path) -> None:
+    asyncio.run(kept(path))
+    path.with_name(f"{path.name}.mark").write_bytes((9).to_bytes(8, "big"))
+
+
+@pytest.mark.parametrize("spoil", [no_database, lost_tail])
+def test_one_that_can_t_be_opened_is_closed_at_once(spoil: Callable[[Path], None], tmp_path: Path) -> None:
+    spoil(tmp_path / "a.db")
+    with pytest.raises(StoreError) as held:  # and with it whatever its frames know
+        asyncio.run(kept(tmp_path / "a.db"))
+    assert held.value.__traceback__ is not None
+    assert open_in(tmp_path) == []
+
+
+def open_in(folder: Path) -> list[str]:
+    """Name the files of a folder that this process has open."""
+    names: list[str] = []
+    for number in os.listdir("/dev/fd"):
+        with contextlib.suppress(OSError):
+            names.append(os.readlink(f"/dev/fd/{number}"))
+    return [name for name in names if name.startswith(str(folder))]

@@ -30,7 +30,7 @@ from ringpost.store.sqlite.url import ONE_LIBRARY, FileId, file_at
 LOOK_MS = 60_000
 TELL_MS = 3_600_000  # while it stays so
 _ALARM_MS = 86_400_000
-_ASKED_MAX, _PAUSE_S = 100, 0.005  # how often a connection that is at work is asked
+_ASKED_MAX, _PAUSE_S = 50, 0.005  # how often it is asked whose a file is
 _AUDIT = "INSERT INTO ringpost_audit(at_ms, who, what, detail) VALUES (?, 'store', 'second library', ?)"
 _LAST = (
     "SELECT detail, datetime(at_ms / 1000, 'unixepoch') FROM ringpost_audit WHERE what = 'second library' AND at_ms > ?"
@@ -67,9 +67,7 @@ class _Guarded:
 
     def _check(self, path: Path) -> None:
         file = file_at(path)
-        if file is None or file in self.files or not _descriptors(file):
-            return
-        if not _open_by_ours(file):
+        if file is not None and file not in self.files and _open_by_another(file):
             raise StoreError(f"{path} is open in this process already, and not by Ringpost. {ONE_LIBRARY}.")
 
     def add(self, file: FileId) -> None:
@@ -163,25 +161,32 @@ def _names(database: Any) -> Iterator[str]:
             yield unquote(parts.path)
 
 
-def _open_by_ours(file: FileId) -> bool:
-    """Say whether a connection of our library may have a file open. One that is at work in another thread can't be
-    asked just then; one that is at work each time may be of any file."""
-    asked = apsw.connections()
+def _open_by_another(file: FileId) -> bool:
+    """Say whether another library has a file open. It is asked again for a while: of ours, one that is at work in
+    another thread can't be asked just then, and one that is being closed there has descriptors and is known no more."""
+    whose: bool | None = None
     for _ in range(_ASKED_MAX):
-        busy: list[apsw.Connection] = []
-        for connection in asked:
-            try:
-                if file_at(connection.filename) == file:
-                    return True
-            except apsw.ThreadingViolationError:
-                busy.append(connection)
-            except apsw.ConnectionClosedError:  # meanwhile
-                pass
-        if not busy:
+        if not _descriptors(file):
             return False
-        asked = busy
+        whose = _ours(file)
+        if whose:
+            return False
         time.sleep(_PAUSE_S)
-    return True
+    return whose is False
+
+
+def _ours(file: FileId) -> bool | None:
+    """Say whether a connection of our library has a file open; None where one can't be asked."""
+    ours: bool | None = False
+    for connection in apsw.connections():
+        try:
+            if file_at(connection.filename) == file:
+                return True
+        except apsw.ThreadingViolationError:
+            ours = None
+        except apsw.ConnectionClosedError:  # meanwhile
+            pass
+    return ours
 
 
 def _descriptors(file: FileId) -> int:

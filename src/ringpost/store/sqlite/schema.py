@@ -7,6 +7,7 @@ instant that is not yet known is the negative of the creation time, leases are s
 
 import os
 import secrets
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
@@ -125,8 +126,11 @@ def connect(path: Path, *, create: bool) -> Db:
     if missing:  # created here, so that it never has wider rights, not for a moment
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     try:
-        db = cast(Db, apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE))
-        _configure(db)
+        with ExitStack() as opened:  # what fails is closed here and now, not when nobody knows of it any more
+            db = cast(Db, apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE))
+            opened.callback(db.close)
+            _configure(db)
+            opened.pop_all()
     except apsw.NotADBError as exc:
         raise StoreError(f"{path} is not a SQLite database; name another file as `store`") from exc
     except apsw.Error as exc:

@@ -9,6 +9,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -210,28 +211,28 @@ class Writer:
     # --- opening and closing
 
     def _open(self, create: bool, accept_loss: bool) -> None:
-        self.db = schema.connect(self._path, create=create)
-        self._turnstile = Turnstile(self._path)
-        self._mark = HighWater(self._path)
-        self.disk = Disk(self._path, self.db, self._mark)
-        self.db.set_wal_hook(self._wal_grew)
-        self._queues = Queues(self.db)
-        self._register = Register(self.db)
-        self._turnstile.take()
-        try:
-            boot = self._clock.boot_id()
-            schema.migrate(self.db, boot, create=create)
-            self._check_mark(accept_loss)
-            schema.note_boot(self.db, boot)
-            self.disk.prepare()
-        except BaseException:
-            self.db.close()
-            raise
-        finally:
-            self._turnstile.leave()
-        self._guard = Guard(self.db)  # only now: apsw can't undo a failed step where statements are authorized
-        self._fence = int(schema.read_meta(self.db, "fence"))
-        self.store_id = str(schema.read_meta(self.db, "store_id"))
+        with ExitStack() as opened:
+            self.db = schema.connect(self._path, create=create)
+            opened.callback(self.db.close)
+            self._turnstile = opened.enter_context(closing(Turnstile(self._path)))
+            self._mark = opened.enter_context(closing(HighWater(self._path)))
+            self.disk = Disk(self._path, self.db, self._mark)
+            self.db.set_wal_hook(self._wal_grew)
+            self._queues = Queues(self.db)
+            self._register = Register(self.db)
+            self._turnstile.take()
+            try:
+                boot = self._clock.boot_id()
+                schema.migrate(self.db, boot, create=create)
+                self._check_mark(accept_loss)
+                schema.note_boot(self.db, boot)
+                self.disk.prepare()
+            finally:
+                self._turnstile.leave()
+            self._guard = Guard(self.db)  # only now: apsw can't undo a failed step where statements are authorized
+            self._fence = int(schema.read_meta(self.db, "fence"))
+            self.store_id = str(schema.read_meta(self.db, "store_id"))
+            self._files = opened.pop_all()
 
     def _check_mark(self, accept_loss: bool) -> None:
         """Notice a lost tail: more was committed than the file and its log hold."""
@@ -262,9 +263,7 @@ class Writer:
                 pass
             finally:
                 self._turnstile.leave()
-        self.db.close()
-        self._turnstile.close()
-        self._mark.close()
+        self._files.close()
 
     # --- turns
 

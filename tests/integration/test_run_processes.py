@@ -394,3 +394,45 @@ def test_a_worker_that_keeps_dying_rests_longer_each_time(monkeypatch: pytest.Mo
 
     assert Supervisor(1, work, stop_s=1.0).run() == CANT_START
     assert births.read_text() == "xxxxx"
+
+
+def test_a_worker_that_is_told_to_stop_while_it_starts_says_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def work(parent: int) -> int:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            (tmp_path / "starts").mkdir()
+        except FileExistsError:  # the other one does
+            return CANT_START
+        signal.pause()
+        return 3
+
+    assert Supervisor(2, work, stop_s=PATIENCE_S).run() == CANT_START
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("twin", [False, True])
+def test_a_death_that_another_thread_hears_of_is_seen(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, twin: bool
+) -> None:
+    """A signal that comes while the parent is at work goes to whichever thread doesn't block it, and is lost there."""
+    waits = 0
+
+    def deaf(waited: object, rest_s: float) -> None:
+        nonlocal waits
+        waits += 1
+        if rest_s > supervise.STEADY_S / 2:
+            raise TimeoutError
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+
+    if twin:
+        monkeypatch.setattr(supervise, "LOOK_S", supervise.STEADY_S)
+    monkeypatch.setattr(supervise.signal, "sigtimedwait", deaf)
+    supervisor = Supervisor(1, lambda parent: CANT_START, stop_s=PATIENCE_S)
+    if twin:
+        with pytest.raises(TimeoutError):
+            supervisor.run()
+    else:
+        assert supervisor.run() == CANT_START
+        assert waits == 1

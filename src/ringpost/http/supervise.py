@@ -1,7 +1,7 @@
 """The parent of worker processes: forks them, puts new ones in the place of dead ones, passes signals on.
 
 It has no loop, no thread and no store, so that a fork copies nothing that is in use. It sleeps in one place, waiting
-for a signal, a restart that is due, or the next look at the files.
+for a signal, a restart that is due, or the next look at its workers and the files.
 """
 
 import logging
@@ -20,6 +20,7 @@ from ringpost.http.watch import POLL_S, Watch
 CANT_START: Final = 78  # EX_CONFIG: another try would end the same way
 LONGEST_REST_S: Final = 5.0
 STEADY_S: Final = 30.0  # a worker that lived so long has not failed at its start
+LOOK_S: Final = 1.0  # a thread of the services' own code, which blocks no signals, may be given one of ours
 KILL_S: Final = 2.0  # beyond the time that a worker has to stop by itself
 
 _WAITED = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
@@ -102,6 +103,8 @@ class Supervisor:
             code = self._work(self._alive_end)
         except SystemExit as leaving:
             code = leaving.code if isinstance(leaving.code, int) else 1
+        except KeyboardInterrupt:  # told to stop before it had begun
+            code = 0
         except BaseException:  # noqa: BLE001 (the border of the process)
             traceback.print_exc()
         finally:
@@ -117,9 +120,7 @@ class Supervisor:
         due = [place.due_s for place in self._places if not place.pid and not self._waiting_for_change]
         if self._kill_at_s is not None:
             due.append(self._kill_at_s)
-        rest_s = max(0.0, min(due) - now_s) if due else STEADY_S
-        if self._watch is not None:
-            rest_s = min(rest_s, POLL_S)
+        rest_s = min([LOOK_S if self._watch is None else POLL_S, *(max(0.0, due_s - now_s) for due_s in due)])
         told = signal.sigtimedwait(_WAITED, rest_s)
         if told is not None and told.si_signo != signal.SIGCHLD:
             # What the terminal sent has reached the workers already; a second signal would mean: at once.

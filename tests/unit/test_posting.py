@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import pytest
@@ -11,6 +11,7 @@ from ringpost.client.posting import Origin, event_of, message_of, messages_of
 from ringpost.contract.contract import Contract
 from ringpost.contract.errors import InvalidRequest, UsageError
 from ringpost.contract.operation import Event, Operation
+from ringpost.contract.outcome import Outcome
 from ringpost.core import ids
 from ringpost.core.idempotency import dedup_id, digest
 from ringpost.core.line import line_id
@@ -29,6 +30,7 @@ class Order:
 class Posting(Contract):
     place = Operation(Order, str, ttl=60, priority="high")
     note = Operation(Order)
+    told = Operation(Outcome[Order, Any])
     keyed = Operation(Order, idempotency_key=lambda order: order.id)
     lined = Operation(Order, ordering_key=lambda order: order.id)
     placed = Event(Order)
@@ -57,11 +59,11 @@ def test_an_option_wins_over_the_operation() -> None:
         {"ttl": timedelta(minutes=2), "priority": "low", "delay": 1.5, "headers": {"X-Shop": "1"}},
         settings=SETTINGS,
         origin=Origin(sender="shop", causation_id="c", hops=3, headers={"x-all": "2", "x-shop": "0"}),
-        reply_to=Posting.note,
+        reply_to=Posting.told,
     )
     assert (message.ttl_s, message.priority, message.delay_s) == (120.0, Priority.LOW, 1.5)
     found = envelope(message)
-    assert (found.sender, found.causation_id, found.hops, found.reply_to) == ("shop", "c", 3, "posting.note")
+    assert (found.sender, found.causation_id, found.hops, found.reply_to) == ("shop", "c", 3, "posting.told")
     assert found.headers == {"x-all": "2", "x-shop": "1"}
 
 
@@ -75,7 +77,7 @@ def test_how_long_a_row_is_kept_depends_on_who_may_ask_for_it() -> None:
     hour = 3600
     assert message_of(Posting.note, Order("a"), settings=SETTINGS).keep_s == hour
     assert message_of(Posting.place, Order("a"), settings=SETTINGS).keep_s == 24 * hour
-    assert message_of(Posting.note, Order("a"), settings=SETTINGS, reply_to=Posting.note).keep_s == 24 * hour
+    assert message_of(Posting.note, Order("a"), settings=SETTINGS, reply_to=Posting.told).keep_s == 24 * hour
     assert message_of(Posting.keyed, Order("a"), settings=SETTINGS).keep_s == 7 * 24 * hour
     assert event_of(Posting.placed, Order("a"), settings=SETTINGS).keep_s == hour
     assert event_of(Posting.moved, Order("a"), settings=SETTINGS).keep_s == hour
@@ -169,6 +171,31 @@ def test_reply_to_a_webhook_says_that_it_isnt_there() -> None:
         message_of(Posting.note, Order("a"), settings=SETTINGS, reply_to="https://me.example/hook")
     with pytest.raises(UsageError, match="takes an operation"):
         message_of(Posting.note, Order("a"), settings=SETTINGS, reply_to=Posting.placed)
+
+
+class Told(Contract):
+    nothing = Operation(Outcome[Order, None])
+    short = Operation(Outcome[Order])
+    reply = Operation(Outcome[Order, str])
+    named = Operation(Annotated[Outcome[Order, str], "of a place"])
+    bare = Operation(Outcome)
+    order = Operation(Order)
+
+
+@pytest.mark.parametrize("name", ["reply", "named", "bare"])
+def test_reply_to_takes_what_can_read_the_outcome(name: str) -> None:
+    message = message_of(Posting.place, Order("a"), settings=SETTINGS, reply_to=getattr(Told, name))
+    assert envelope(message).reply_to == f"told.{name}"
+    assert message_of(Posting.note, Order("a"), settings=SETTINGS, reply_to=Told.nothing)
+
+
+@pytest.mark.parametrize("name", ["nothing", "short", "order"])
+def test_reply_to_refuses_what_could_never_read_the_outcome(name: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        message_of(Posting.place, Order("a"), settings=SETTINGS, reply_to=getattr(Told, name))
+    said = str(caught.value)
+    assert said.startswith(f"told.{name} can't take the outcome of posting.place: its request is ")
+    assert said.endswith(". Declare it as Operation(Outcome[Order, str]).")
 
 
 def test_what_belongs_in_the_first_place_is_said() -> None:

@@ -3,10 +3,16 @@
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from functools import lru_cache
+from types import NoneType
+from typing import Any, get_args, get_origin
+
+from typing_extensions import TypeIs
 
 from ringpost.contract.errors import UsageError, listed
+from ringpost.contract.forms import members, shown
 from ringpost.contract.operation import Event, Operation
+from ringpost.contract.outcome import Outcome
 from ringpost.contract.vocabulary import CallOptions, Options, Seconds, SendOptions, When, seconds
 from ringpost.core.message import Priority
 from ringpost.core.policy import ATTEMPTS_MAX
@@ -81,8 +87,8 @@ def check_event(event: object) -> None:
     raise UsageError(f"publish takes an event first, such as Accounts.registered, not {type(event).__name__}.")
 
 
-def reply_to_name(reply_to: object) -> str:
-    """Give the full name of the operation that takes the Outcome; empty where nobody asked for it."""
+def reply_to_name(operation: Operation[Any, Any], reply_to: object) -> str:
+    """Give the full name of the operation that takes the Outcome of another; empty where nobody asked for it."""
     if reply_to is None:
         return ""
     if isinstance(reply_to, str):
@@ -90,9 +96,27 @@ def reply_to_name(reply_to: object) -> str:
             f"reply_to={reply_to!r}: webhooks aren't in this version. Give an operation that takes the Outcome, or "
             "wait on the ticket."
         )
-    if isinstance(reply_to, Operation):
-        return reply_to.full_name
-    raise UsageError(f"reply_to takes an operation that takes the Outcome, not {type(reply_to).__name__}.")
+    if not _is_operation(reply_to):
+        raise UsageError(f"reply_to takes an operation that takes the Outcome, not {type(reply_to).__name__}.")
+    _check_takes_outcome(reply_to, operation)
+    return reply_to.full_name
+
+
+def _is_operation(what: object) -> TypeIs[Operation[Any, Any]]:
+    return isinstance(what, Operation)
+
+
+@lru_cache(maxsize=1024)
+def _check_takes_outcome(reply_to: Operation[Any, Any], operation: Operation[Any, Any]) -> None:
+    """Refuse what could read none of the outcomes that it is sent, or only those that failed."""
+    wanted = f"Outcome[{shown(operation.request.type)}, {shown(operation.reply.type)}]"
+    taken = [get_args(form) for form in members(reply_to.request.type) if (get_origin(form) or form) is Outcome]
+    no_replies = [bool(args) and args[1:] in ((), (None,), (NoneType,)) for args in taken]
+    if not taken or (not operation.reply.empty and all(no_replies)):
+        raise UsageError(
+            f"{reply_to.full_name} can't take the outcome of {operation.full_name}: its request is "
+            f"{shown(reply_to.request.type)}. Declare it as Operation({wanted})."
+        )
 
 
 def checked_headers(headers: Mapping[str, str]) -> dict[str, str]:

@@ -82,7 +82,9 @@ def message_of(
     has an address. Raises UsageError, InvalidRequest for what doesn't fit the type."""
     check_operation(operation, "send")
     terms = _terms(options, "send", operation.priority, operation.ttl_s)
-    return _Form(operation, settings, origin, terms, reply_to_name(reply_to)).message(request, id or new_id())
+    return _Form(operation, settings, origin, terms, reply_to_name(operation, reply_to)).message(
+        request, id or new_id()
+    )
 
 
 def fallback_of(

@@ -357,12 +357,14 @@ class Users:
         watched.result = await self._result(ticket)
 
     async def _result(self, ticket: "Ticket[str]") -> Ending:
-        for _ in range(20):
+        left = 20  # after the faults
+        while left:
             try:
                 await ticket.result(timeout=5)
             except OperationFailed:
                 return "failed"
             except (RingpostError, TimeoutError):
+                left -= not self._town.faulty
                 await asyncio.sleep(0.5)
             else:
                 return "ok"
@@ -393,7 +395,7 @@ async def faults(town: Town) -> None:
                 continue
             town.kill(name)
             await asyncio.sleep(0.2 + 5 * chance.random() ** 2)
-            await town.start(name)
+            await asyncio.shield(asyncio.ensure_future(town.start(name)))  # one that was half started would be none
 
     tasks = [asyncio.ensure_future(one) for one in (weather(), *map(crashes, tuple(town.running)))]
     await asyncio.sleep(FAULTS_S)

@@ -12,6 +12,7 @@ from servers.postgres import RealPostgres
 from tcp_proxy import Cut, End, TcpProxy
 
 from ringpost.client.posting import new_id
+from ringpost.contract.errors import StoreError
 from ringpost.core.message import Answer, Delivery, Settlement, State
 from ringpost.settings import Settings
 from ringpost.store.postgres import deferred as postgres_deferred
@@ -21,6 +22,7 @@ from ringpost.store.postgres import session as postgres_session
 from ringpost.store.postgres import settle as postgres_settle
 from ringpost.store.postgres import store as postgres_store
 from ringpost.store.postgres import vigil as postgres_vigil
+from ringpost.store.postgres import writer as postgres_writer
 from ringpost.store.postgres.db import Db
 from ringpost.store.postgres.link import Link
 from ringpost.store.postgres.server import Server
@@ -158,6 +160,25 @@ async def test_a_claim_gives_what_it_took_and_no_more(distant: Distant) -> None:
     assert lost.happened
     assert len(claimed.deliveries) == 2
     assert await distant.count("ringpost.message WHERE state = 5") == 3, "one from before, none that nobody knows of"
+
+
+async def lose_a_claim_for_long(distant: Distant, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Lose the answer of a claim until its caller is told of an error; give how many messages are held after that."""
+    await distant.store.put([message() for _ in range(3)])
+    lost = distant.proxy.lose_answer(distant.statements.runs("ORDER BY k.priority, k.seq"))
+    with monkeypatch.context() as patch:
+        patch.setattr(postgres_writer, "PATIENCE_S", 0.0)
+        with pytest.raises(StoreError, match="whether it took this is not known"):
+            await distant.store.claim({QUEUE: 2}, HOLDER, LEASE_S)
+    assert lost.happened
+    await distant.put()
+    return await distant.count("ringpost.message WHERE state = 5")
+
+
+async def test_a_claim_whose_caller_was_told_of_an_error_is_given_back(
+    distant: Distant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await lose_a_claim_for_long(distant, monkeypatch) == 1, "the one from before, and none that nobody knows of"
 
 
 async def test_a_renewal_is_asked_again(distant: Distant) -> None:
@@ -315,14 +336,18 @@ async def test_a_put_that_is_repeated_under_a_new_id_is_there_twice(
 async def test_without_giving_back_a_lost_claim_holds_what_nobody_knows_of(
     distant: Distant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def keep(self: Writer, turn: Turn, asks: list[Ask]) -> None:
-        """Give nothing back."""
-
-    monkeypatch.setattr(Writer, "_give_back", keep)
+    monkeypatch.setattr(Writer, "_give_back", _nothing)
     await distant.store.put([message() for _ in range(4)])
     distant.proxy.lose_answer(distant.statements.runs("ORDER BY k.priority, k.seq"))
     await distant.store.claim({QUEUE: 2}, HOLDER, LEASE_S)
     assert await distant.count("ringpost.message WHERE state = 5") == 5
+
+
+async def test_without_giving_back_a_claim_that_was_given_up_is_held_as_well(
+    distant: Distant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Writer, "_give_back", _nothing)
+    assert await lose_a_claim_for_long(distant, monkeypatch) == 3
 
 
 async def test_without_a_new_connection_it_is_stuck(distant: Distant, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,8 @@
 
 In a transaction: settle, what was staged, puts, claims, then everything else. Where the connection is lost, nobody
 knows whether the turn was committed. It is taken again on a new one: what was put is known by its id, what was settled
-by its fence, and what was claimed for an answer that never came is given back.
+by its fence, and what was claimed for an answer that never came is given back; also where that was so long ago that
+its caller was told of an error: then by the next turn.
 """
 
 import asyncio
@@ -83,6 +84,7 @@ class Writer:
         self.link = Link(server.connect, vigil)
         self.queues = Queues()
         self.fences: dict[int, int] = {}  # holder → the last fence that an answer brought
+        self._unheard: set[int] = set()  # holders that may have claimed something without an answer
         self._inbox: list[Ask] = []
         self._task: asyncio.Task[None] | None = None
         self._depths: dict[int, tuple[int, int, float]] = {}  # queue → rows, bytes, when they were counted
@@ -148,6 +150,7 @@ class Writer:
                     turn = await self._transact(db, asks, again=again)
                 except Lost as exc:
                     again = True
+                    self._unheard.update([signed(ask.want.holder) for ask in asks if ask.want is not None])
                     if time.monotonic() >= until_s:
                         raise StoreError(
                             f"the store {self._server.shown} did not answer; whether it took this is not known. Repeat"
@@ -164,7 +167,7 @@ class Writer:
     async def _transact(self, db: Db, asks: list[Ask], *, again: bool) -> Turn:
         await self.queues.make(db, set[str]().union(*(ask.queues for ask in asks)))
         turn = Turn(db, self.queues, again=again)
-        if not again and _alone(asks):  # the statement is the transaction, but for a pooler
+        if not again and not self._unheard and _alone(asks):  # the statement is the transaction, but for a pooler
             await self._undoing(db, self._do(turn, asks))
         else:
             await db.begin()
@@ -182,10 +185,10 @@ class Writer:
             raise
 
     async def _do_together(self, turn: Turn, asks: list[Ask]) -> None:
-        if turn.again:
-            await self._give_back(turn, asks)
+        await self._give_back(turn)
         await self._do(turn, asks)
         await turn.db.commit()
+        self._unheard.clear()
 
     async def _do(self, turn: Turn, asks: list[Ask]) -> None:
         if len(asks) == 1 and asks[0].want is not None and asks[0].settlements and _alone(asks):
@@ -267,9 +270,9 @@ class Writer:
             self._depths[no] = (rows + len(messages), held + size, now_s)
         return Room(settings.depth_max, settings.depth_bytes_max, known)
 
-    async def _give_back(self, turn: Turn, asks: list[Ask]) -> None:
-        """Release what an earlier try of this turn may have claimed."""
-        for holder in {signed(ask.want.holder) for ask in asks if ask.want is not None}:
+    async def _give_back(self, turn: Turn) -> None:
+        """Release what was claimed without an answer, by an earlier try of this turn or by one that was given up."""
+        for holder in self._unheard:
             found = await turn.db.fetch(_ORPHANS, holder, self.fences.get(holder, 0))
             await turn.ring([row[0] for row in found])
 

@@ -24,6 +24,7 @@ from ringpost.contract.errors import (
     UsageError,
 )
 from ringpost.contract.operation import Event, Operation
+from ringpost.contract.outcome import Outcome
 from ringpost.contract.problem import PROBLEM_URN, Problem, to_members
 from ringpost.core import ids, notes
 from ringpost.core.call import Call
@@ -51,6 +52,7 @@ class NotFound(Problem, status=404):
 class Talking(Contract):
     say = Operation(Word, str, raises=[TooLoud, NotFound])
     hush = Operation(Word)
+    heard = Operation(Outcome[Word, str])
     said = Event(Word)
 
 
@@ -263,7 +265,7 @@ async def test_many_are_posted_some_at_a_time() -> None:
         assert len(tickets) == len(door.asked) == 50
 
 
-@pytest.mark.parametrize("options", [{"delay": 1}, {"ttl": 1}, {"ordering_key": "k"}, {"reply_to": Talking.hush}])
+@pytest.mark.parametrize("options", [{"delay": 1}, {"ttl": 1}, {"ordering_key": "k"}, {"reply_to": Talking.heard}])
 async def test_what_only_a_store_can_do_is_said(options: Any) -> None:
     async with a_door(saying(answer(202, {"id": ID}))) as door, a_client(door) as client:
         with pytest.raises(UsageError, match="needs a store here"):

@@ -24,8 +24,8 @@ BUSY_S = 5.0
 _LOG = logging.getLogger("ringpost.relay")
 _NEXT = (
     f"SELECT {COLUMNS} FROM (SELECT {COLUMNS}, sum(length(body)) OVER (ORDER BY seq) - length(body) AS before"
-    f" FROM (SELECT {COLUMNS} FROM ringpost_outbox WHERE seq > ?1 AND trouble IS NULL"
-    " AND target NOT IN (SELECT value FROM json_each(?2)) ORDER BY seq LIMIT ?3)) WHERE before < ?4 ORDER BY seq"
+    f" FROM (SELECT {COLUMNS} FROM ringpost_outbox WHERE seq > ? AND trouble IS NULL"
+    " AND target NOT IN (SELECT value FROM json_each(?)) ORDER BY seq LIMIT ?)) WHERE before < ? ORDER BY seq"
 )
 _IS_STORE = "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'ringpost_message')"
 _DELETE = "DELETE FROM ringpost_outbox WHERE seq = ? AND id = ?"

@@ -3,16 +3,13 @@
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from functools import lru_cache
-from types import NoneType
-from typing import Any, get_args, get_origin
+from typing import Any
 
 from typing_extensions import TypeIs
 
 from ringpost.contract.errors import UsageError, listed
-from ringpost.contract.forms import members, shown
 from ringpost.contract.operation import Event, Operation
-from ringpost.contract.outcome import Outcome
+from ringpost.contract.outcome import check_taker
 from ringpost.contract.vocabulary import CallOptions, Options, Seconds, SendOptions, When, seconds
 from ringpost.core.message import Priority
 from ringpost.core.policy import ATTEMPTS_MAX
@@ -98,25 +95,12 @@ def reply_to_name(operation: Operation[Any, Any], reply_to: object) -> str:
         )
     if not _is_operation(reply_to):
         raise UsageError(f"reply_to takes an operation that takes the Outcome, not {type(reply_to).__name__}.")
-    _check_takes_outcome(reply_to, operation)
+    check_taker(reply_to, operation)
     return reply_to.full_name
 
 
 def _is_operation(what: object) -> TypeIs[Operation[Any, Any]]:
     return isinstance(what, Operation)
-
-
-@lru_cache(maxsize=1024)
-def _check_takes_outcome(reply_to: Operation[Any, Any], operation: Operation[Any, Any]) -> None:
-    """Refuse what could read none of the outcomes that it is sent, or only those that failed."""
-    wanted = f"Outcome[{shown(operation.request.type)}, {shown(operation.reply.type)}]"
-    taken = [get_args(form) for form in members(reply_to.request.type) if (get_origin(form) or form) is Outcome]
-    no_replies = [bool(args) and args[1:] in ((), (None,), (NoneType,)) for args in taken]
-    if not taken or (not operation.reply.empty and all(no_replies)):
-        raise UsageError(
-            f"{reply_to.full_name} can't take the outcome of {operation.full_name}: its request is "
-            f"{shown(reply_to.request.type)}. Declare it as Operation({wanted})."
-        )
 
 
 def checked_headers(headers: Mapping[str, str]) -> dict[str, str]:

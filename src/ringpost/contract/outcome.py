@@ -1,12 +1,15 @@
 """Outcome and DeadLetter: what `reply_to`, `call_each` and `on_failure` deliver."""
 
-from typing import Any, Generic, Literal, cast
+from functools import lru_cache
+from types import NoneType
+from typing import Any, Generic, Literal, cast, get_args, get_origin
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from ringpost.contract.contract import find_problem
-from ringpost.contract.errors import InvalidRequest, OperationFailed, RingpostError
+from ringpost.contract.errors import InvalidRequest, OperationFailed, RingpostError, UsageError
+from ringpost.contract.forms import members, shown
 from ringpost.contract.names import snake_case
 from ringpost.contract.operation import Operation
 from ringpost.contract.problem import PROBLEM_URN, Problem, from_members, to_members
@@ -77,6 +80,19 @@ class Outcome(Struct, Generic[Request, Reply], dict=True):
         said = members.get("detail") or members.get("title") or f"It ended as {self.state} ({cause})."
         state = "failed" if self.state == "succeeded" else self.state
         return OperationFailed(f"{self.operation}: {said}", message_id=self.message_id, cause=cause, state=state)
+
+
+@lru_cache(maxsize=1024)
+def check_taker(taker: Operation[Any, Any], operation: Operation[Any, Any]) -> None:
+    """Raise UsageError where an operation could read none of the outcomes of another, or only those that failed."""
+    taken = [get_args(form) for form in members(taker.request.type) if (get_origin(form) or form) is Outcome]
+    without_reply = [bool(args) and args[1:] in ((), (None,), (NoneType,)) for args in taken]
+    if not taken or (not operation.reply.empty and all(without_reply)):
+        raise UsageError(
+            f"{taker.full_name} can't take the outcome of {operation.full_name}: its request is "
+            f"{shown(taker.request.type)}. Declare it as "
+            f"Operation(Outcome[{shown(operation.request.type)}, {shown(operation.reply.type)}])."
+        )
 
 
 def _members(error: RingpostError, contract_name: str) -> dict[str, Any]:

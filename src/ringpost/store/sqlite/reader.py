@@ -55,11 +55,11 @@ class Reader:
 
     def _connect(self) -> Db:
         db = cast(Db, apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READWRITE))
+        self._open.append(db)  # whatever fails from here on
         db.set_busy_timeout(BUSY_MS)
         db.pragma("query_only", 1)
         db.pragma("trusted_schema", 0)
         db.set_exec_trace(_only_reads)
-        self._open.append(db)
         return db
 
 

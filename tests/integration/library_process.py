@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ringpost.contract.errors import StoreError, UsageError
 from ringpost.core.message import Message
-from ringpost.store.sqlite import library as sqlite_library
+from ringpost.store.sqlite import sole_use
 from ringpost.store.sqlite.disk import Disk
 from ringpost.store.sqlite.store import SqliteStore
 
@@ -50,7 +50,7 @@ WAYS = {"connect": connect, "attach": attach}
 
 async def main(way: str, path: Path, *twins: str) -> None:
     if "deaf" in twins:
-        sqlite_library._refuse_stores = lambda database: None
+        sole_use._refuse_stores = lambda database: None
     if "blind" in twins:
         Disk.check_log = lambda self: None  # type: ignore[method-assign]
     store = SqliteStore(path)

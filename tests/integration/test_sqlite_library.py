@@ -22,7 +22,7 @@ from ringpost import StoreError, UsageError
 from ringpost.core.message import Kind, Message
 from ringpost.settings import Settings
 from ringpost.store.port import Filter
-from ringpost.store.sqlite import library as sqlite_library
+from ringpost.store.sqlite import sole_use
 from ringpost.store.sqlite.store import SqliteStore
 
 SETTINGS = Settings(durability="buffered")
@@ -237,9 +237,7 @@ async def test_connections_of_the_same_library_are_no_harm(tmp_path: Path, caplo
 async def test_stores_that_open_a_file_at_the_same_time_are_no_harm(
     there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        sqlite_library, "_ours", lambda file: False
-    )  # which SQLite is just opening, apsw doesn't know yet
+    monkeypatch.setattr(sole_use, "_ours", lambda file: False)  # what SQLite is just opening, apsw doesn't know yet
     path, has_opened, go_on = tmp_path / "a.db", threading.Event(), threading.Event()
     if there:
         await kept(path)
@@ -314,18 +312,18 @@ async def test_another_library_is_refused_once_who_was_at_work_can_be_asked(
     await kept(tmp_path / "a.db")
     with AtWork(tmp_path / "other.db") as other, contextlib.closing(sqlite3.connect(tmp_path / "a.db")) as db:
         db.execute(LOOK)
-        monkeypatch.setattr(sqlite_library.time, "sleep", lambda _: other.__exit__())
+        monkeypatch.setattr(sole_use.time, "sleep", lambda _: other.__exit__())
         with pytest.raises(StoreError, match="not by Ringpost"):
             await kept(tmp_path / "a.db")
 
 
 async def test_who_asks_without_need_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def names(file: object) -> bool:
-        return file in [sqlite_library.file_at(one.filename) for one in apsw.connections()]
+        return file in [sole_use.file_at(one.filename) for one in apsw.connections()]
 
     await kept(tmp_path / "a.db")
-    monkeypatch.setattr(sqlite_library, "_ours", names)
-    monkeypatch.setattr(sqlite_library, "_descriptors", lambda file: 1)
+    monkeypatch.setattr(sole_use, "_ours", names)
+    monkeypatch.setattr(sole_use, "_descriptors", lambda file: 1)
     with AtWork(tmp_path / "other.db"), pytest.raises(apsw.ThreadingViolationError):
         await kept(tmp_path / "a.db")
 
@@ -338,7 +336,7 @@ def closing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give a file whose last descriptor is closed by another thread while it is asked whose it is."""
     asyncio.run(kept(tmp_path / "a.db"))
     left = [os.open(tmp_path / "a.db", os.O_RDONLY)]
-    monkeypatch.setattr(sqlite_library.time, "sleep", lambda _: os.close(left.pop()) if left else None)
+    monkeypatch.setattr(sole_use.time, "sleep", lambda _: os.close(left.pop()) if left else None)
     return tmp_path / "a.db"
 
 
@@ -347,7 +345,7 @@ def test_a_file_that_is_just_being_closed_is_no_harm(closing: Path) -> None:
 
 
 def test_who_asks_but_once_is_found(closing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_library, "_ASKED_MAX", 1)
+    monkeypatch.setattr(sole_use, "_ASKED_MAX", 1)
     with pytest.raises(StoreError, match="not by Ringpost"):
         asyncio.run(kept(closing))
 

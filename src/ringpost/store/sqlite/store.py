@@ -38,12 +38,12 @@ from ringpost.store.port import (
     Tended,
     Woken,
 )
-from ringpost.store.sqlite import catch_up, change, damage, end, library, log, move, notes, read, tend
+from ringpost.store.sqlite import catch_up, change, damage, end, log, move, notes, read, sole_use, tend
 from ringpost.store.sqlite.db import first
-from ringpost.store.sqlite.library import SoleUse
 from ringpost.store.sqlite.purge import Upkeep
 from ringpost.store.sqlite.reader import Reader
 from ringpost.store.sqlite.rows import BODY_MAX, HEADERS_MAX
+from ringpost.store.sqlite.sole_use import SoleUse
 from ringpost.store.sqlite.transaction import Ending, SqliteTransaction
 from ringpost.store.sqlite.turn import Turn
 from ringpost.store.sqlite.waiting import Waiting
@@ -224,7 +224,7 @@ class SqliteStore:
     async def alarms(self) -> list[str]:
         """Say what damage was met of late, and who may do some, and what to do; nothing where there was none."""
         alarms: list[str] = await self._ask(
-            Ask(act=lambda turn: damage.alarms(turn) + library.alarms(turn), reads=True)
+            Ask(act=lambda turn: damage.alarms(turn) + sole_use.alarms(turn), reads=True)
         )
         return alarms
 

@@ -5,10 +5,13 @@ import os
 import pwd
 import socket
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+
+_kept: list[socket.socket] = []  # one for each port that free_port gave
 
 
 class NoServer(Exception):
@@ -23,10 +26,21 @@ def missing(what: str, exc: NoServer) -> None:
 
 
 def free_port() -> int:
-    """Give a port of the loopback interface that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-        return port
+    """Give a port of the loopback interface where nobody listens, until who asked for it starts a server there.
+
+    A server may be started, killed and started again there. Meanwhile nobody else is given the port, neither to listen
+    nor as their own end of a connection: a socket that is bound to it and never listens keeps it while this process
+    lives. Only Linux lets a server listen beside such a socket, so elsewhere it was just free a moment ago.
+    """
+    keeping = socket.socket()
+    keeping.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    keeping.bind(("127.0.0.1", 0))
+    port: int = keeping.getsockname()[1]
+    if sys.platform == "linux":
+        _kept.append(keeping)
+    else:
+        keeping.close()
+    return port
 
 
 def server_user() -> int | None:

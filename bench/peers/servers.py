@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from servers.postgres import RealPostgres
+from servers.programs import free_port
 
 from bench import children
 from bench.children import ChildFailed
@@ -27,7 +28,7 @@ def running(broker: Broker, python: Path, folder: Path) -> Generator[str]:
         with postgres() as server:
             yield server.url(server.new_database(), tcp=True)
         return
-    port = _free_port()
+    port = free_port()
     argv, url = (_valkey if broker == "valkey" else _nats)(python, folder, port)
     with children.started(argv, folder, children.environment()) as server:
         _wait(port, server)
@@ -55,12 +56,6 @@ def _nats(python: Path, folder: Path, port: int) -> tuple[list[str], str]:
     config = folder / "nats.conf"
     config.write_text(f'listen: "127.0.0.1:{port}"\njetstream {{ store_dir: "{folder}/js" }}\n')
     return [str(python.parent / "nats-server"), "-c", str(config)], f"nats://127.0.0.1:{port}"
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-        return port
 
 
 def _wait(port: int, server: children.Child) -> None:

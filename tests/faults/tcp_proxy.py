@@ -18,6 +18,8 @@ import struct
 from collections.abc import Callable
 from typing import Literal, Self
 
+from servers.programs import free_port
+
 CHUNK_BYTES = 1 << 16
 LINKS_MAX = 1024
 MARK_BYTES_MAX = 256
@@ -237,7 +239,7 @@ class TcpProxy:
         self._burials: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
         self.host = "127.0.0.1"
-        self.port = 0
+        self.port = free_port()
 
     async def __aenter__(self) -> Self:
         self.listen()
@@ -306,7 +308,6 @@ class TcpProxy:
         listening.setblocking(False)
         listening.bind((self.host, self.port))
         listening.listen(128)
-        self.port = listening.getsockname()[1]
         self._listening = listening
         self._accepting = asyncio.ensure_future(self._accept(listening))
 

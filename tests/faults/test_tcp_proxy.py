@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 
 import pytest
+from servers.programs import free_port
 from tcp_proxy import End, TcpProxy
 
 Pair = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -280,16 +281,7 @@ async def test_refusing_and_healing_keep_the_port_and_what_is_open(proxy: TcpPro
             assert await said(other, b"c\n") == b"C\n"
 
 
-async def test_a_server_that_is_down_is_a_reset(unused_port: int) -> None:
-    async with TcpProxy("127.0.0.1", unused_port) as proxy, connected(proxy) as pair:
+async def test_a_server_that_is_down_is_a_reset() -> None:
+    async with TcpProxy("127.0.0.1", free_port()) as proxy, connected(proxy) as pair:
         with pytest.raises(ConnectionResetError):
             await heard(pair[0].read(1))
-
-
-@pytest.fixture
-async def unused_port() -> int:
-    server = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0)
-    port: int = server.sockets[0].getsockname()[1]
-    server.close()
-    await server.wait_closed()
-    return port

@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 from far_town import KINDS, RECEIVING, SENDING, Billing, Shop
 from scene import GUARD_S, Running, Scene, a_scene
+from servers.programs import free_port
 from tcp_proxy import TcpProxy
-from two_stores import free_port
 
 from ringpost.client.posting import message_of
 from ringpost.core.handover import forward_queue

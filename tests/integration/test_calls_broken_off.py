@@ -23,6 +23,7 @@ from far_door import (
     until,
 )
 from far_outages import assert_one_probe_at_a_time
+from servers.programs import free_port
 
 from ringpost import Client, DeadlineExceeded, OperationFailed, Overloaded, Unavailable
 from ringpost.client import guard, guards
@@ -59,8 +60,8 @@ async def test_it_opens_for_this_operation_at_this_target_and_says_so(caplog: py
         await client.close()
 
 
-async def test_where_nobody_listens_it_opens_too(unused_tcp_port: int) -> None:
-    client = Client._attached(None, None, Settings(addresses={"far": f"http://127.0.0.1:{unused_tcp_port}"}))
+async def test_where_nobody_listens_it_opens_too() -> None:
+    client = Client._attached(None, None, Settings(addresses={"far": f"http://127.0.0.1:{free_port()}"}))
     said = await fail(client, 40)
     assert "open since" in said[-1] and "nobody listens there" in said[-1]
     await client.close()

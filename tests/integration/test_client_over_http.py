@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from servers.programs import free_port
 
 from ringpost.client.client import Client
 from ringpost.client.router import Router
@@ -278,12 +279,12 @@ async def instance(store: MemoryStore, id: str, url: str, boot: str, *operations
     await store.note_put(Note(notes.instance(id), value, lease_s=60))
 
 
-async def test_a_live_instance_is_found_in_the_store_and_a_wrong_or_gone_one_passed_over(unused_tcp_port: int) -> None:
+async def test_a_live_instance_is_found_in_the_store_and_a_wrong_or_gone_one_passed_over() -> None:
     wrong = answer(421, {"code": "wrong_instance"}, kind="application/problem+json")
     async with a_door(saying(answer(200, "A"))) as door, a_door(saying(wrong)) as other, a_door(saying(wrong)) as far:
         store = MemoryStore()
         await store.open()
-        await instance(store, "gone", f"http://127.0.0.1:{unused_tcp_port}", boot_id(), "talking.say")
+        await instance(store, "gone", f"http://127.0.0.1:{free_port()}", boot_id(), "talking.say")
         await instance(store, "wrong", other.url, boot_id(), "talking.say")
         await instance(store, "right", door.url, boot_id(), "talking.say")
         await instance(store, "far", far.url, "another boot", "talking.say")
@@ -364,8 +365,8 @@ async def test_where_it_may_have_been_done_no_other_instance_is_asked() -> None:
         await store.close()
 
 
-async def test_an_address_that_refuses_says_so(unused_tcp_port: int) -> None:
-    client = Client._attached(None, None, Settings(addresses={"talking": f"http://127.0.0.1:{unused_tcp_port}"}))
+async def test_an_address_that_refuses_says_so() -> None:
+    client = Client._attached(None, None, Settings(addresses={"talking": f"http://127.0.0.1:{free_port()}"}))
     with pytest.raises(Unavailable, match="Can't reach"):
         await client.call(Talking.say, Word("a"))
     with pytest.raises(Unavailable):

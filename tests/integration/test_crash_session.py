@@ -13,8 +13,8 @@ import asyncpg
 import httpx
 import pytest
 from servers.postgres import RealPostgres
+from servers.programs import free_port
 from session_payer import Ledger
-from two_stores import free_port
 
 from ringpost import Client
 from ringpost.settings import Settings

@@ -12,8 +12,8 @@ from pathlib import Path
 import apsw
 import pytest
 from breaking import MODES
+from servers.programs import free_port
 from tcp_proxy import TcpProxy
-from two_stores import free_port
 
 from ringpost import Client, Contract, Operation, RingpostError, Service, Transaction
 from ringpost.client import remote

@@ -2,7 +2,9 @@
 of unknown state."""
 
 import asyncio
+import functools
 import inspect
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
@@ -10,6 +12,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 import trustme
 import uvloop
+from servers.programs import free_port
 
 from ringpost.client import connection as connections
 from ringpost.client.target import Origin, origin_of
@@ -197,13 +200,31 @@ async def test_a_redirect_is_given_not_followed() -> None:
         assert dict(answer.headers)["location"] == "http://127.0.0.1:1/"
 
 
-async def test_where_nobody_listens_nothing_was_processed(unused_tcp_port: int) -> None:
+async def test_where_nobody_listens_nothing_was_processed() -> None:
     async with transporting() as transport:
         server = Server(polite)
-        server.origin = Origin("127.0.0.1", unused_tcp_port, False)
-        with pytest.raises(Unavailable, match=f"Can't reach http://127.0.0.1:{unused_tcp_port}: ") as caught:
+        server.origin = Origin("127.0.0.1", free_port(), False)
+        with pytest.raises(Unavailable, match=f"Can't reach {server.origin.url}: nobody") as caught:
             await post(transport, server)
         assert caught.value.processed == "no"
+
+
+async def test_a_connection_with_itself_is_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system may choose the port that it is to connect to as our own end; here it is told to."""
+    with socket.socket() as probe:  # our own end must be free to take, so this is no free_port()
+        probe.bind(("127.0.0.1", 0))
+        here = probe.getsockname()
+    loop = asyncio.get_running_loop()
+    connect = functools.partial(loop.create_connection, local_addr=here)
+    monkeypatch.setattr(loop, "create_connection", connect)
+    async with transporting() as transport:
+        server = Server(polite)
+        server.origin = Origin(*here, False)
+        with pytest.raises(Unavailable, match="nobody listens there") as caught:
+            await post(transport, server)
+        assert caught.value.processed == "no"
+        await asyncio.sleep(0)  # what is aborted is closed by the loop's next turn
+        socket.create_server(here).close()  # the port is the server's again
 
 
 async def test_a_deadline_with_the_answer_outstanding_says_maybe() -> None:

@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator
 from itertools import repeat
 from pathlib import Path
+
+from servers.programs import free_port
 
 from ringpost import Client, Context, Contract, Operation, Outcome, Problem, Reject, Service, Ticket
 from ringpost.core.message import State
@@ -78,13 +79,6 @@ class Receiver:
     async def up(self) -> AsyncIterator[Client]:
         async with serve(self.service(), store=self.store, http=f"127.0.0.1:{self.port}") as client:
             yield client
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def made(folder: Path, name: str = "sender") -> str:

@@ -5,7 +5,9 @@ whoever knows whether repeating is safe decides. No redirects, no proxies, no co
 """
 
 import asyncio
+import socket
 import ssl
+import struct
 from collections import deque
 from collections.abc import Sequence
 
@@ -21,6 +23,7 @@ from ringpost.wire.http import Response
 CONNECT_S = 3.0
 ORIGINS_MAX = 1024
 _TIDY_S = 1.0
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, for no time, which closes by a reset
 
 
 class _Waiter:
@@ -154,13 +157,20 @@ class _Pool:
         """Open a connection in a place that was counted already."""
         try:
             async with asyncio.timeout_at(min(deadline_s, self._loop.time() + CONNECT_S)):
-                _, connection = await self._loop.create_connection(
+                transport, connection = await self._loop.create_connection(
                     lambda: Connection(self._loop, self._sweep, self._limits, self._release, self._gone, self.name),
                     self.origin.host,
                     self.origin.port,
                     ssl=self._tls,
                     server_hostname=self.origin.host if self._tls is not None else None,
                 )
+            if transport.get_extra_info("sockname") == transport.get_extra_info("peername"):
+                # Where nobody listens, TCP may join a connection to itself; this and, if it were closed in peace, its
+                # TIME_WAIT would keep the port from the server that is to come back.
+                own_end: socket.socket = transport.get_extra_info("socket")
+                own_end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                transport.abort()
+                raise ConnectionRefusedError
         except OSError as error:  # TimeoutError and ssl.SSLError are too
             self._hand_on(None)
             raise self._unreachable(error, deadline_s) from error

@@ -11,14 +11,20 @@ import urllib.request
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+_kept: list[socket.socket] = []
 
 
 def free_port() -> int:
-    """Find a port that nobody uses just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Find a port that nobody uses. On Linux a socket keeps it, which lets a service listen there and nobody else."""
+    keeping = socket.socket()
+    keeping.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    keeping.bind(("127.0.0.1", 0))
+    port: int = keeping.getsockname()[1]
+    if sys.platform == "linux":
+        _kept.append(keeping)
+    else:
+        keeping.close()
+    return port
 
 
 class Process:

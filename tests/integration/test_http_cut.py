@@ -19,7 +19,6 @@ from ringpost import Client, Contract, Operation, RingpostError, Service, Transa
 from ringpost.client import remote
 from ringpost.http.run import serve
 
-RESUMED_S = 10.0
 GUARD_S = 45.0
 _PACE_S = 0.005
 _LOOK_S = 0.02
@@ -96,7 +95,7 @@ class Callers:
         since_s = time.monotonic()
         before = {kind: len(answered) + 1 for kind, answered in self.answered.items()}
         try:
-            async with asyncio.timeout(RESUMED_S):
+            async with asyncio.timeout(GUARD_S):
                 while any(len(self.answered[kind]) <= before[kind] for kind in TRIES):  # noqa: ASYNC110
                     await asyncio.sleep(_LOOK_S)
         except TimeoutError:

@@ -164,7 +164,8 @@ class _Pool:
                     ssl=self._tls,
                     server_hostname=self.origin.host if self._tls is not None else None,
                 )
-            if transport.get_extra_info("sockname") == transport.get_extra_info("peername"):
+            peer = transport.get_extra_info("peername")  # None where it has ended already
+            if peer is not None and peer == transport.get_extra_info("sockname"):
                 # Where nobody listens, TCP may join a connection to itself; this and, if it were closed in peace, its
                 # TIME_WAIT would keep the port from the server that is to come back.
                 own_end: socket.socket = transport.get_extra_info("socket")

@@ -40,8 +40,8 @@ def spies(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Spied]]:
     made: list[Spied] = []
     connect = sqlite_schema.connect
 
-    def spied(path: Path, *, create: bool) -> Any:
-        made.append(Spied(connect(path, create=create)))
+    def spied(path: Path) -> Any:
+        made.append(Spied(connect(path)))
         return made[-1]
 
     monkeypatch.setattr(sqlite_schema, "connect", spied)

@@ -59,7 +59,7 @@ class Disk:
 def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     made = Disk()
     connect = sqlite_schema.connect
-    monkeypatch.setattr(sqlite_schema, "connect", lambda path, create: Faulty(connect(path, create=create), made.check))  # type: ignore[misc]
+    monkeypatch.setattr(sqlite_schema, "connect", lambda path: Faulty(connect(path), made.check))  # type: ignore[misc]
     return made
 
 

@@ -27,7 +27,7 @@ from ringpost.store.sqlite import schema as sqlite_schema
 from ringpost.store.migration import Step
 
 path, point, step, twin = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4] == "twin"
-db = sqlite_schema.connect(path, create=False)
+db = sqlite_schema.connect(path)
 seen = 0
 
 def gone_at_the_point(cursor, sql, bindings):

@@ -1,10 +1,12 @@
 """How a SQLite store is opened, what it refuses, and what it leaves on the disk."""
 
 import asyncio
+import fcntl
 import os
 import stat
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import apsw
@@ -16,7 +18,9 @@ from ringpost.settings import Settings
 from ringpost.store.hostclock import HostClock
 from ringpost.store.migration import Step
 from ringpost.store.sqlite import schema as sqlite_schema
+from ringpost.store.sqlite import writer as sqlite_writer
 from ringpost.store.sqlite.store import SqliteStore
+from ringpost.store.sqlite.turnstile import Turnstile
 
 
 def message(number: int, queue: str = "a.b", body: bytes = b"{}") -> Message:
@@ -69,10 +73,53 @@ async def test_every_file_is_for_its_owner_alone(tmp_path: Path) -> None:
 
 
 async def test_the_promises_of_the_file_are_set_and_read_back(tmp_path: Path) -> None:
-    db = sqlite_schema.connect(tmp_path / "a.db", create=True)
+    sqlite_schema.place(tmp_path / "a.db", create=True)
+    db = sqlite_schema.connect(tmp_path / "a.db")
     wanted = {"journal_mode": "wal", "synchronous": 2, "wal_autocheckpoint": 0, "page_size": 4096, "cache_size": -16384}
     assert {name: db.pragma(name) for name in wanted} == wanted
     db.close()
+
+
+class AnyTime(Turnstile):
+    """The twin: the file is opened without the turn."""
+
+    def take(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("twin", [False, True])
+async def test_who_opens_a_new_file_waits_for_another_who_makes_it(
+    twin: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite lets nobody wait who wants to give a file its write-ahead log while another does the same."""
+    path = tmp_path / "a.db"
+    path.touch()
+    with closing(Turnstile(path)) as turn, closing(apsw.Connection(str(path))) as maker:
+        turn.take()
+        maker.execute("BEGIN IMMEDIATE; CREATE TABLE x(y)")
+        if twin:
+            monkeypatch.setattr(sqlite_writer, "Turnstile", AnyTime)
+        opening = asyncio.create_task(opened(path))
+        async with asyncio.timeout(20):
+            while not opening.done() and not is_locked(f"{path}.gate"):
+                await asyncio.sleep(0.001)
+        maker.execute("COMMIT")
+        maker.pragma("journal_mode", "wal")
+        turn.leave()
+        if twin:
+            with pytest.raises(StoreError, match="database is locked"):
+                await opening
+        else:
+            await (await opening).close()
+
+
+def is_locked(path: str) -> bool:
+    with open(path) as gate:
+        try:
+            fcntl.flock(gate, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
 
 
 async def test_an_old_sqlite_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +145,7 @@ def test_the_file_system_of_a_folder_is_known(folder: str, kind: str, tmp_path: 
 def test_a_network_file_system_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sqlite_schema, "file_system", lambda folder: "nfs4")  # pyright: ignore[reportUnknownLambdaType]
     with pytest.raises(StoreError, match="network file system"):
-        sqlite_schema.connect(tmp_path / "a.db", create=True)
+        sqlite_schema.place(tmp_path / "a.db", create=True)
 
 
 async def test_a_file_from_newer_code_is_refused(tmp_path: Path) -> None:

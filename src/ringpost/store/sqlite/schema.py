@@ -110,10 +110,10 @@ CREATE INDEX ringpost_log_until ON ringpost_log(until_ms);
 STEPS: tuple[Step, ...] = (Step(TABLES), Step(LOG))
 
 
-def connect(path: Path, *, create: bool) -> Db:
-    """Open the file with every setting that the promises rest on, and read them back.
+def place(path: Path, *, create: bool) -> None:
+    """Refuse what can't hold a store, before anything is written there; make the file where it is missing.
 
-    Raises StoreError: no such file, a network file system, an old SQLite, or a setting that doesn't hold.
+    Raises StoreError: no such file or folder, a network file system, an old SQLite.
     """
     if library_version() < SQLITE_MIN:
         raise StoreError(f"SQLite {apsw.sqlite_lib_version()} can corrupt a shared file; install apsw 3.51.3 or later")
@@ -125,6 +125,14 @@ def connect(path: Path, *, create: bool) -> Db:
     refuse_network(path.parent)
     if missing:  # created here, so that it never has wider rights, not for a moment
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+def connect(path: Path) -> Db:
+    """Open the file with every setting that the promises rest on, and read them back.
+
+    Needs the turn: a new file gets its write-ahead log here, and SQLite lets nobody wait for another who does the same.
+    Raises StoreError: not a database, or a setting that doesn't hold.
+    """
     try:
         with ExitStack() as opened:  # what fails is closed here and now, not when nobody knows of it any more
             db = cast(Db, apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE))

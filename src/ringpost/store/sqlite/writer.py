@@ -211,17 +211,16 @@ class Writer:
     # --- opening and closing
 
     def _open(self, create: bool, accept_loss: bool) -> None:
+        schema.place(self._path, create=create)
         with ExitStack() as opened:
-            self.db = schema.connect(self._path, create=create)
-            opened.callback(self.db.close)
             self._turnstile = opened.enter_context(closing(Turnstile(self._path)))
             self._mark = opened.enter_context(closing(HighWater(self._path)))
-            self.disk = Disk(self._path, self.db, self._mark)
-            self.db.set_wal_hook(self._wal_grew)
-            self._queues = Queues(self.db)
-            self._register = Register(self.db)
             self._turnstile.take()
             try:
+                self.db = schema.connect(self._path)
+                opened.callback(self.db.close)
+                self.disk = Disk(self._path, self.db, self._mark)
+                self.db.set_wal_hook(self._wal_grew)
                 boot = self._clock.boot_id()
                 schema.migrate(self.db, boot, create=create)
                 self._check_mark(accept_loss)
@@ -229,6 +228,8 @@ class Writer:
                 self.disk.prepare()
             finally:
                 self._turnstile.leave()
+            self._queues = Queues(self.db)
+            self._register = Register(self.db)
             self._guard = Guard(self.db)  # only now: apsw can't undo a failed step where statements are authorized
             self._fence = int(schema.read_meta(self.db, "fence"))
             self.store_id = str(schema.read_meta(self.db, "store_id"))

@@ -1,17 +1,20 @@
 """What starting a real server takes: a free port, a user that it runs as, a process of its own; and what happens where
 there is none to be had."""
 
+import atexit
 import os
 import pwd
 import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-_kept: list[socket.socket] = []  # one for each port that free_port gave
+_kept = ExitStack()  # a socket for each port that free_port gave
+atexit.register(_kept.close)
 
 
 class NoServer(Exception):
@@ -37,7 +40,7 @@ def free_port() -> int:
     keeping.bind(("127.0.0.1", 0))
     port: int = keeping.getsockname()[1]
     if sys.platform == "linux":
-        _kept.append(keeping)
+        _kept.enter_context(keeping)
     else:
         keeping.close()
     return port

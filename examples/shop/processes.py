@@ -1,5 +1,6 @@
 """The shop's services as separate processes on one SQLite file."""
 
+import atexit
 import os
 import signal
 import socket
@@ -8,10 +9,12 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-_kept: list[socket.socket] = []
+_kept = ExitStack()
+atexit.register(_kept.close)
 
 
 def free_port() -> int:
@@ -21,7 +24,7 @@ def free_port() -> int:
     keeping.bind(("127.0.0.1", 0))
     port: int = keeping.getsockname()[1]
     if sys.platform == "linux":
-        _kept.append(keeping)
+        _kept.enter_context(keeping)
     else:
         keeping.close()
     return port

@@ -6,6 +6,8 @@ import os
 import stat
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -100,9 +102,7 @@ async def test_who_opens_a_new_file_waits_for_another_who_makes_it(
         if twin:
             monkeypatch.setattr(sqlite_writer, "Turnstile", AnyTime)
         opening = asyncio.create_task(opened(path))
-        async with asyncio.timeout(20):
-            while not opening.done() and not is_locked(f"{path}.gate"):
-                await asyncio.sleep(0.001)
+        await asyncio.to_thread(wait_until, lambda: opening.done() or is_locked(f"{path}.gate"))
         maker.execute("COMMIT")
         maker.pragma("journal_mode", "wal")
         turn.leave()
@@ -111,6 +111,13 @@ async def test_who_opens_a_new_file_waits_for_another_who_makes_it(
                 await opening
         else:
             await (await opening).close()
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.001)
 
 
 def is_locked(path: str) -> bool:

@@ -16,7 +16,7 @@ SERVICES = """
 import asyncio
 from dataclasses import dataclass
 
-from ringpost import Context, Contract, Event, Operation, Problem, Reject, Retry, Secret, Service
+from ringpost import Context, Contract, Event, Operation, Outcome, Problem, Reject, Retry, Secret, Service
 
 
 @dataclass
@@ -45,6 +45,7 @@ class Jobs(Contract):
     hang = Operation(None)
     poison = Operation(NewUser)
     once = Operation(str, str)
+    heard = Operation(Outcome[str, str])
 
 
 accounts, jobs, analytics = Service(Accounts), Service(Jobs), Service(name="analytics")
@@ -91,6 +92,11 @@ async def poison(user: NewUser) -> None:
 @jobs.implements(Jobs.once)
 async def once(text: str) -> str:
     return text.upper()
+
+
+@jobs.implements(Jobs.heard)
+async def heard(outcome: Outcome[str, str]) -> None:
+    print(f"heard {outcome.result()}", flush=True)
 """
 
 

@@ -222,6 +222,22 @@ def test_a_delayed_message_goes_into_the_store(here: Town) -> None:
     assert (soon.exit_code, soon.stdout) == (0, '"SOON"\n')
 
 
+def test_an_outcome_goes_to_who_can_read_it(here: Town) -> None:
+    assert cli("send", "jobs.once", '"told"', "--reply-to", "jobs.heard").exit_code == 0
+    here.until("heard TOLD")
+    for taker, why in {
+        "jobs.count": "jobs.count can't take the outcome of jobs.once",
+        "accounts.register": "Operation(Outcome[…])",
+        "accounts.registered": "accounts.registered is an event",
+        "jobs.nothing": "jobs.nothing",
+    }.items():
+        refused = cli("send", "jobs.once", '"untold"', "--reply-to", taker)
+        assert refused.exit_code == 2, refused.output
+        assert why in refused.stderr
+    other = cli("send", "jobs.count", "1", "--reply-to", "jobs.heard")
+    assert "at /request" in other.stderr
+
+
 # --- dead letters, queues, subscriptions, doctor
 
 

@@ -18,10 +18,11 @@ from ringpost.client.posting import check_size, new_id
 from ringpost.contract.errors import InvalidRequest, UsageError
 from ringpost.contract.pointer import pointer
 from ringpost.core import ids
+from ringpost.core.farewell import letters
 from ringpost.core.idempotency import dedup_id, digest
 from ringpost.core.keep import keep_s
 from ringpost.core.line import line_id
-from ringpost.core.message import Envelope, Message
+from ringpost.core.message import Cause, Ended, Envelope, Message, State
 from ringpost.core.notes import Described
 from ringpost.settings import Settings
 
@@ -92,6 +93,25 @@ def message_of(name: str, described: Described, body: bytes, terms: Terms, setti
         digest=None if key is None else digest(body),
         keep_s=keep_s(keyed=key is not None, waited_for=bool(terms.reply_to) or described.reply is not None),
     )
+
+
+def check_taker(name: str, described: Described, message: Message, settings: Settings) -> None:
+    """Refuse to tell the outcome of a message to an operation that can't read it: what would be told if nobody ever
+    handled the message has to fit what its service has noted. Raises UsageError."""
+    asked = message.queue
+    ended = Ended(
+        message.id, asked, State.CANCELLED, Cause.CANCELLED, 0, 1, message.headers, message.body, None, [], ""
+    )
+    if described.kind != "operation":
+        raise UsageError(f"{name} is an event, and --reply-to takes the operation that the outcome goes to.")
+    (letter,) = letters(ended, 0)
+    try:
+        checked(letter.body, described, name, settings)
+    except InvalidRequest as error:
+        raise UsageError(
+            f"{name} can't take the outcome of {asked}: {error} Its contract declares what takes it as "
+            f"Operation(Outcome[…]), with the request and the reply of {asked}."
+        ) from error
 
 
 def event_of(name: str, described: Described, body: bytes, terms: Terms, settings: Settings, sender: str) -> Message:

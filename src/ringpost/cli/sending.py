@@ -21,7 +21,7 @@ from ringpost.cli.asked import (
 )
 from ringpost.cli.output import print_json
 from ringpost.cli.places import AtDoor, InStore, Place
-from ringpost.cli.posting import Terms, event_id, event_of, message_of
+from ringpost.cli.posting import Terms, check_taker, event_id, event_of, message_of
 from ringpost.cli.reach import EVENTS, Headers, Nobody, Reach
 from ringpost.cli.said import say
 from ringpost.cli.stores import described, operator, unknown
@@ -209,9 +209,12 @@ async def _into_store(reach: Reach, kind: Kind, name: str, body: bytes, terms: T
             verb = "publish" if noted.kind == "event" else "send"
             raise UsageError(f"{name} is an {noted.kind}. Use `ringpost {verb}`.")
         raise await unknown(store, name, kind)
-    if terms.reply_to is not None and await described(store, terms.reply_to) is None:
-        raise await unknown(store, terms.reply_to, "operation")
     message = _message(kind, name, noted, body, terms, reach)
+    if terms.reply_to is not None:
+        taker = await described(store, terms.reply_to)
+        if taker is None:
+            raise await unknown(store, terms.reply_to, "operation")
+        check_taker(terms.reply_to, taker, message, reach.settings)
     receipt = await StoreSender(store).put(message)
     printed = Receipt(
         id=receipt.id,

@@ -12,7 +12,6 @@ from ringpost import Context, Service
 def users() -> Iterator[sqlite3.Connection]:
     """The accounts' own database; one connection a process. It is not the store's file."""
     db = sqlite3.connect(os.environ.get("SHOP_ACCOUNTS", "accounts.db"), timeout=10, isolation_level=None)
-    db.execute("PRAGMA journal_mode=WAL")
     db.execute("CREATE TABLE IF NOT EXISTS users (email TEXT PRIMARY KEY, name TEXT, asked_by TEXT)")
     yield db
     db.close()

@@ -15,7 +15,6 @@ PAGE_S = 0.25
 def numbers() -> Iterator[sqlite3.Connection]:
     """The analysts' own database; counting by user makes a repeated event harmless."""
     db = sqlite3.connect(os.environ.get("SHOP_ANALYTICS", "analytics.db"), timeout=10, isolation_level=None)
-    db.execute("PRAGMA journal_mode=WAL")
     db.execute("CREATE TABLE IF NOT EXISTS seen (user TEXT PRIMARY KEY)")
     db.execute("CREATE TABLE IF NOT EXISTS reports (title TEXT PRIMARY KEY, registrations INTEGER)")
     yield db

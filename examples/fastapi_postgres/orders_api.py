@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from fastapi import FastAPI, HTTPException
-from sqlalchemy import DateTime, String
+from sqlalchemy import DateTime, String, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -46,6 +46,8 @@ async def database() -> AsyncIterator[AsyncEngine]:
     """Open the database that ORDERS_DB names, and make its tables."""
     engine = create_async_engine(os.environ["ORDERS_DB"].replace("postgresql://", "postgresql+psycopg://", 1))
     async with engine.begin() as connection:
+        # One after the other: the endpoint and the service may start together.
+        await connection.execute(text("SELECT pg_advisory_xact_lock(1)"))
         await connection.run_sync(Base.metadata.create_all)
     yield engine
     await engine.dispose()

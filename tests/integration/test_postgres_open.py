@@ -2,18 +2,23 @@
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 
+import asyncpg
 import pytest
 from postgres_stores import PostgresStores
 from servers.postgres import RealPostgres
 
+from ringpost import Contract, Operation, Service, Transaction
 from ringpost.contract.errors import StoreError, TransactionHeldTooLong
 from ringpost.core.message import Message
+from ringpost.http.run import serve
 from ringpost.settings import Settings
 from ringpost.store import store_for
 from ringpost.store.migration import Step
 from ringpost.store.postgres import alarm as postgres_alarm
 from ringpost.store.postgres import schema as postgres_schema
+from ringpost.store.postgres import transaction as postgres_transaction
 from ringpost.store.postgres.store import PostgresStore
 from ringpost.testing.conformance.suite import message
 
@@ -194,3 +199,67 @@ async def test_a_transaction_that_stands_idle_is_ended(fast_postgres: RealPostgr
 
 async def _something() -> list[str]:
     return ["something is wrong"]
+
+
+class Till(Contract):
+    pay = Operation(int)
+
+
+class Tables:
+    """What a program makes at its start."""
+
+
+@pytest.mark.parametrize("twin", [False, True])
+async def test_processes_that_start_together_make_the_same_tables(
+    fast_postgres: RealPostgres, monkeypatch: pytest.MonkeyPatch, twin: bool
+) -> None:
+    """The server lets CREATE TABLE IF NOT EXISTS fail where another transaction has made that table and still runs."""
+    if twin:
+        monkeypatch.setattr(postgres_transaction, "_ALONE", "")
+    url = fast_postgres.url(fast_postgres.new_database())
+    made, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly(tx: Transaction) -> Tables:
+        await tx.execute(MAKE)
+        made.set()
+        await go_on.wait()
+        return Tables()
+
+    async def at_once(tx: Transaction) -> Tables:
+        await tx.execute(MAKE)
+        return Tables()
+
+    first, second = asyncio.ensure_future(served(url, slowly)), None
+    looking = await asyncpg.connect(url)
+    try:
+        async with asyncio.timeout(30):
+            await asyncio.wait([first, asyncio.ensure_future(made.wait())], return_when=asyncio.FIRST_COMPLETED)
+            second = asyncio.ensure_future(served(url, at_once))
+            while not second.done() and not await looking.fetchval(BLOCKED):
+                await asyncio.wait([second], timeout=0.01)
+            go_on.set()
+            await first
+            if twin:
+                with pytest.raises(asyncpg.UniqueViolationError):
+                    await second
+            else:
+                await second
+    finally:
+        go_on.set()
+        await looking.close()
+        await asyncio.gather(first, *([] if second is None else [second]), return_exceptions=True)
+
+
+MAKE = "CREATE TABLE IF NOT EXISTS payment (amount bigint)"
+BLOCKED = "SELECT count(*) FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0"
+
+
+async def served(url: str, make: Callable[[Transaction], Awaitable[Tables]]) -> None:
+    """Start a program that makes its tables, and stop it."""
+    till = Service(Till, resources=[make])
+
+    @till.implements(Till.pay)
+    async def pay(amount: int, tx: Transaction) -> None: ...
+
+    async with serve(till, store=url, durability="buffered", http=None):
+        pass

@@ -8,6 +8,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from msgspec import Struct
@@ -233,7 +234,8 @@ class Host:
         assembly = self._assembly
         router = Router(self._settings, self, self._store, self._world)
         asking = Asking(router, self._store, self, dict)
-        resources = Resources(assembly.sources.values(), self._store.begin if self._store and runs_sql else None)
+        begin = partial(self._store.begin, alone=True) if self._store and runs_sql else None
+        resources = Resources(assembly.sources.values(), begin)
         await resources.open()
         try:
             await self._check_sessions(resources)

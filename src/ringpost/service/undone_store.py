@@ -53,8 +53,8 @@ class UndoneStore:
             self._dry.refuse("A call under an idempotency key in a dry run: its key would have to be kept.")
         return self._dry.capture(messages)
 
-    def begin(self, where: Callable[[], str]) -> SqlTransaction:
-        return UndoneTransaction(self._store.begin(where), self._dry)
+    def begin(self, where: Callable[[], str], *, alone: bool = False) -> SqlTransaction:
+        return UndoneTransaction(self._store.begin(where, alone=alone), self._dry)
 
     async def change(self, orders: Sequence[Order]) -> list[Changed]:
         if not all(isinstance(order, Report) for order in orders):

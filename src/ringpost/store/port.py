@@ -365,9 +365,10 @@ class Store(Protocol):
         """
         ...
 
-    def begin(self, where: Callable[[], str]) -> SqlTransaction:
+    def begin(self, where: Callable[[], str], *, alone: bool = False) -> SqlTransaction:
         """Open a transaction for one handling; it begins when it must. `where` says where its handler stands, and may
-        be called from any thread. Raises UsageError without the capability `sql`."""
+        be called from any thread. `alone`: it begins when no other of these is under way, in no process: programs
+        that start together make the same tables. Raises UsageError without the capability `sql`."""
         ...
 
     def renew(self, holder: int, lease_s: float) -> Renewed: ...

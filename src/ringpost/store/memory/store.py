@@ -96,7 +96,7 @@ class MemoryStore:
         with self._turns as turn:
             return settle.settle_all(turn, settlements)
 
-    def begin(self, where: Callable[[], str]) -> SqlTransaction:
+    def begin(self, where: Callable[[], str], *, alone: bool = False) -> SqlTransaction:
         """Raise UsageError: there are no tables."""
         raise UsageError("the memory store runs no SQL: use a store with tables, as sqlite:///ringpost.db")
 

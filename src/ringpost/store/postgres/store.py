@@ -133,10 +133,10 @@ class PostgresStore:
         _check_staged(settlements)
         return await self._in_parts(settlements, lambda part, reply: Ask(reply, settlements=part))
 
-    def begin(self, where: Callable[[], str]) -> SqlTransaction:
+    def begin(self, where: Callable[[], str], *, alone: bool = False) -> SqlTransaction:
         """Open a transaction for one handling, on a connection of its own."""
         opened = self._usable()
-        return PostgresTransaction(opened.pool, self._server.schema, where, opened.committed)
+        return PostgresTransaction(opened.pool, self._server.schema, where, opened.committed, alone=alone)
 
     async def join(self, messages: Sequence[Message]) -> Joined:
         """Make messages ready for a transaction of somebody else on this database. New queues are made here, so that

@@ -19,6 +19,8 @@ from ringpost.store.postgres.turn import Queues, Turn
 
 CONNECTIONS_MAX = 16
 IDLE_S_MAX = 60.0
+# CREATE TABLE IF NOT EXISTS fails where another makes that table at the same moment.
+_ALONE = f"; SELECT pg_advisory_xact_lock({0x72696E67706F7375})"  # beside the lock of the schema
 
 Found = TypeVar("Found")
 
@@ -85,8 +87,18 @@ class Pool:
 class PostgresTransaction:
     """See `port.SqlTransaction`. `committed` is told what a commit brought."""
 
-    def __init__(self, pool: Pool, schema: str, where: Callable[[], str], committed: Callable[[Turn], None]) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        schema: str,
+        where: Callable[[], str],
+        committed: Callable[[Turn], None],
+        *,
+        alone: bool = False,
+    ) -> None:
         self._pool = pool
+        idle_ms = round(pool.idle_s * 1000)
+        self._begin = f"BEGIN; SET LOCAL idle_in_transaction_session_timeout = {idle_ms}{_ALONE if alone else ''}"
         self._schema = schema
         self._where = where
         self._committed = committed
@@ -195,9 +207,7 @@ class PostgresTransaction:
         if self._db is None:
             self._link, db = await self._pool.take()
             try:
-                await db.execute(
-                    f"BEGIN; SET LOCAL idle_in_transaction_session_timeout = {round(self._pool.idle_s * 1000)}"
-                )
+                await db.execute(self._begin)
             except BaseException as exc:
                 await self._undo()
                 if isinstance(exc, Lost):

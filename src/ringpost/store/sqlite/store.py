@@ -170,9 +170,9 @@ class SqliteStore:
         _check_staged(settlements)
         return await self._in_parts(settlements, lambda part: Ask(settlements=part, durable=_needs_sync(part)))
 
-    def begin(self, where: Callable[[], str]) -> SqlTransaction:
-        """Open a transaction for one handling. It has the turn of all who write from its first write on, for at most
-        `tx_hold_max`."""
+    def begin(self, where: Callable[[], str], *, alone: bool = False) -> SqlTransaction:
+        """Open a transaction for one handling. It has the turn of all who write from its first write on, so each is
+        alone, for at most `tx_hold_max`."""
         return SqliteTransaction(self, where)
 
     def renew(self, holder: int, lease_s: float) -> Renewed:

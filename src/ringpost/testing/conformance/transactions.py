@@ -36,8 +36,8 @@ def begin(subject: Subject) -> SqlTransaction:
 
 
 async def prepare(subject: Subject) -> None:
-    """Make the table that cases write to."""
-    transaction = begin(subject)
+    """Make the table that cases write to, as programs do at their start."""
+    transaction = subject.store.begin(lambda: "in the suite", alone=True)
     await transaction.execute((_TABLE, ()))
     holds("what no fence guards commits", await transaction.commit(None))
 

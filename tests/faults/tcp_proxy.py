@@ -235,7 +235,7 @@ class TcpProxy:
         self.links: list[Link] = []
         self.connects = 0  # how many connections there ever were
         self._listening: socket.socket | None = None
-        self._accepting: asyncio.Task[None] | None = None
+        self._joining: set[asyncio.Task[None]] = set()
         self._burials: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
         self.host = "127.0.0.1"
@@ -293,11 +293,12 @@ class TcpProxy:
 
     def refuse(self) -> None:
         """Refuse new connections, until `heal`. Those that are open go on."""
-        if self._listening is not None and self._accepting is not None:
+        if self._listening is not None:
             asyncio.get_running_loop().remove_reader(self._listening)
-            self._accepting.cancel()
             self._listening.close()
             self._listening = None
+            for joining in self._joining:
+                joining.cancel()
 
     # --- running
 
@@ -309,7 +310,7 @@ class TcpProxy:
         listening.bind((self.host, self.port))
         listening.listen(128)
         self._listening = listening
-        self._accepting = asyncio.ensure_future(self._accept(listening))
+        asyncio.get_running_loop().add_reader(listening, self._accept, listening)
 
     async def until(self, so: Callable[[], bool], timeout_s: float = 30.0) -> None:
         """Wait until something is so; looks when a connection comes or goes."""
@@ -319,31 +320,41 @@ class TcpProxy:
 
     async def close(self) -> None:
         self.refuse()
+        while self._joining:
+            await asyncio.wait(self._joining)
         self.reset()
         while self._burials:
             await asyncio.gather(*self._burials)
 
-    async def _accept(self, listening: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            client, _ = await loop.sock_accept(listening)
-            client.setblocking(False)
-            server = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-            server.setblocking(False)
-            try:
-                if len(self.links) >= LINKS_MAX:
-                    raise OSError("too many connections through the proxy")
-                await loop.sock_connect(server, self._target)
-            except OSError:  # nobody is there: who connects learns it as a reset
-                _abort_at_close(client)
-                client.close()
-                server.close()
-                continue
-            for side in (client, server):
-                side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self.connects += 1
-            self.links.append(Link(client, server, self))
-            self._tell()
+    def _accept(self, listening: socket.socket) -> None:
+        try:
+            client, _ = listening.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        client.setblocking(False)
+        server = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        server.setblocking(False)
+        joining = asyncio.ensure_future(self._join(server))
+        self._joining.add(joining)
+        joining.add_done_callback(lambda done: self._joined(done, client, server))
+
+    async def _join(self, server: socket.socket) -> None:
+        if len(self.links) >= LINKS_MAX:
+            raise OSError("too many connections through the proxy")
+        await asyncio.get_running_loop().sock_connect(server, self._target)
+
+    def _joined(self, joining: asyncio.Task[None], client: socket.socket, server: socket.socket) -> None:
+        self._joining.discard(joining)
+        if joining.cancelled() or joining.exception() is not None:  # nobody is there: who connects learns it as a reset
+            _abort_at_close(client)
+            client.close()
+            server.close()
+            return
+        for side in (client, server):
+            side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.connects += 1
+        self.links.append(Link(client, server, self))
+        self._tell()
 
     def take_losing(self, link: "Link", request: bytes) -> Cut | None:
         """Give the cut whose request this is, once."""

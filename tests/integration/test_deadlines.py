@@ -84,7 +84,11 @@ class Town:
         async def finish(_: str, ctx: Context) -> None:
             self.began.set()
             await self.gate.wait()
-            await ctx.call(Back.left, None)
+            try:
+                await ctx.call(Back.left, None)
+            except DeadlineExceeded:
+                self.ended.put_nowait(("front", "bound"))
+                raise
             self.ended.put_nowait(("front", ctx.cancelled))
 
         @front.implements(Front.bounded)
@@ -173,9 +177,9 @@ async def test_hops_without_a_margin_are_found(here: Any, monkeypatch: pytest.Mo
 async def check_all_end(town: Town, client: Client) -> None:
     """The caller's time is over: every handler of the chain ends, and says why."""
     try:
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(6):
             with pytest.raises(DeadlineExceeded):
-                await client.call(Front.linger, "x", timeout=0.3)
+                await client.call(Front.linger, "x", timeout=1)
             ended = dict([await town.ended.get(), await town.ended.get()])
     except TimeoutError:
         raise AssertionError("a handler outlives its caller") from None
@@ -235,8 +239,9 @@ async def test_a_cancelled_caller_ends_the_whole_chain(here: Any) -> None:
 async def test_with_finish_a_handler_goes_on_and_still_may_call(here: Any) -> None:
     """Its caller's time is long over when it calls on."""
     town, client, _ = here
-    with pytest.raises(DeadlineExceeded) as late:
-        await client.call(Front.finish, "x")
+    while not town.began.is_set():  # where there was no time for it, it isn't begun
+        with pytest.raises(DeadlineExceeded) as late:
+            await client.call(Front.finish, "x")
     assert late.value.processed == "maybe"
     town.gate.set()
     assert await soon(town.ended.get()) == ("front", None)
@@ -296,14 +301,11 @@ async def test_a_ticket_that_waits_beyond_the_block_is_found(here: Any, monkeypa
 
 
 async def check_a_finishing_handler(town: Town, client: Client) -> None:
-    with deadline(0.2), pytest.raises(DeadlineExceeded):
-        await client.call(Front.finish, "x", timeout=20)
+    while not town.began.is_set():  # where there was no time for it, it isn't begun
+        with deadline(0.2), pytest.raises(DeadlineExceeded):
+            await client.call(Front.finish, "x", timeout=20)
     town.gate.set()
-    try:
-        async with asyncio.timeout(2):
-            assert await town.ended.get() == ("front", None)
-    except TimeoutError:
-        raise AssertionError("the handler was bound by its caller's block") from None
+    assert await soon(town.ended.get()) == ("front", None), "the handler was bound by its caller's block"
 
 
 async def test_a_block_doesnt_reach_into_the_handler_of_this_process(here: Any) -> None:

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
+from ringpost import Outcome
 from ringpost.cli.dead.editing import patched
 from ringpost.cli.dead.letter import masked
 from ringpost.cli.main import ringpost
@@ -45,6 +46,7 @@ KNOWN = {
     "shop.keyed": noted("operation", keyed=True),
     "shop.ordered": noted("operation", ordered=True),
     "shop.stop": notes.Described(service="shop"),
+    "shop.heard": notes.Described(service="shop", request=msgspec.json.schema(Outcome[Order, str])),
     "shop.ordered_something": noted("event"),
 }
 
@@ -172,7 +174,7 @@ def test_a_known_operation_that_nobody_serves_is_called_in_vain(path: Path) -> N
 
 def test_options_of_a_message_are_kept(path: Path) -> None:
     arguments = ["--delay", "1h", "--ttl", "2h", "--key", "k", "--ordering-key", "line 1", "--priority", "low"]
-    result = ran("send", "shop.order", '{"item": "x"}', *arguments, "--reply-to", "shop.stop", "--json")
+    result = ran("send", "shop.order", '{"item": "x"}', *arguments, "--reply-to", "shop.heard", "--json")
     assert result.exit_code == 0, result.output
     receipt = json.loads(result.stdout)
     assert (receipt["level"], receipt["duplicate"]) == ("durable", False)
@@ -182,7 +184,7 @@ def test_options_of_a_message_are_kept(path: Path) -> None:
     assert 3590 < (record.due_ms - record.created_ms) / 1000 < 3610
     assert 7190 < (record.expires_ms - record.created_ms) / 1000 < 7210
     envelope = msgspec.json.decode(record.headers, type=Envelope)
-    assert (envelope.reply_to, envelope.key) == ("shop.stop", "line 1")
+    assert (envelope.reply_to, envelope.key) == ("shop.heard", "line 1")
     again = json.loads(ran("send", "shop.order", '{"item": "x"}', *arguments, "--json").stdout)
     assert (again["id"], again["duplicate"]) == (receipt["id"], True)
     other = ran("send", "shop.order", '{"item": "y"}', "--key", "k")

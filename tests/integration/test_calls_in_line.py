@@ -23,7 +23,7 @@ async def test_the_line_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     async with a_door(hang) as door, a_client(door, policies={"far.write": {"limit": 4}}) as client:
         hanging = [asyncio.ensure_future(client.call(Far.write, 1, timeout=60)) for _ in range(4)]
         await until(lambda: len(door.seen) == 4)
-        in_line = [asyncio.ensure_future(client.call(Far.write, 1, timeout=1)) for _ in range(4)]
+        in_line = [asyncio.ensure_future(client.call(Far.write, 1, timeout=3)) for _ in range(4)]
         await until(lambda: [len(one.waiting) for one in bulkheads_of(client)] == [4])
         with pytest.raises(Overloaded, match="under way") as raised:
             await client.call(Far.write, 1)

@@ -450,7 +450,7 @@ async def test_an_overloaded_service_is_overloaded_to_its_client() -> None:
         first = asyncio.create_task(client.call(Shop.buy, "first"))
         await until(lambda: held.begun)
         with pytest.raises(Overloaded) as refused:
-            await client.call(Shop.buy, "second", timeout=0.2)
+            await client.call(Shop.buy, "second", timeout=0.9)
         assert refused.value.processed == "no"
         held.go_on.set()
         assert await first == "first"

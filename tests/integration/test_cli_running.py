@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -348,6 +349,9 @@ def test_two_workers_share_a_door_and_what_was_sent_before_them_is_done(tmp_path
     try:
         wait_until_ready(town)
         assert town.ran("ticket", id, "--wait", "20s", "--result").stdout == '"SECOND"\n'
+        rows = json.loads(town.ran("queues", "--json", "--interval", "100ms").stdout)
+        assert {row["queue"]: row["consumers"] for row in rows}["jobs.once"] == 2
+        assert f"pid {town.process.pid} on {socket.gethostname()}, 2 processes" in town.ran("doctor").stdout
     finally:
         assert town.stop() == 0, town.heard
 

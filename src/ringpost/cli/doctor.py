@@ -12,7 +12,7 @@ from ringpost.cli.output import console, print_json
 from ringpost.cli.queues import read_rows
 from ringpost.cli.reach import Reach, configured
 from ringpost.cli.relays import outboxes
-from ringpost.cli.stores import instances
+from ringpost.cli.stores import instances, process_of
 from ringpost.cli.subscriptions import read_subscriptions
 from ringpost.cli.surroundings import Finding, fail, ok, warn
 from ringpost.client.target import Target, target_of
@@ -94,7 +94,7 @@ async def _doors(reach: Reach, store: Store | None) -> list[Finding]:
 
 
 async def _instance(reach: Reach, id: str, instance: Instance) -> Finding:
-    who = f"{', '.join(_services(instance)) or id} (pid {instance.pid} on {instance.host})"
+    who = f"{', '.join(_services(instance)) or id} ({process_of(instance)})"
     if not instance.url:
         return ok("instance", f"{who} works without a door")
     if instance.boot_id != boot_id() and "//127." in instance.url:

@@ -24,7 +24,7 @@ _EMPTY: Final = "No queue has ever had a message here, and no service is running
 
 
 class Row(Struct):
-    """A queue as it is shown. Rates are per second; `consumers` counts live instances."""
+    """A queue as it is shown. Rates are per second; `consumers` counts live processes."""
 
     queue: str
     ready: int
@@ -154,7 +154,7 @@ async def rows(store: Store, first: _Reading, second: _Reading) -> list[Row]:
     consumers: dict[str, int] = {}
     for instance in (await instances(store)).values():
         for queue in instance.queues:
-            consumers[queue] = consumers.get(queue, 0) + 1
+            consumers[queue] = consumers.get(queue, 0) + instance.processes
     paused = {
         note.name.removeprefix(notes.PAUSE): _told(notes.decode_pause(note.value))
         for note in await store.notes(notes.PAUSE)

@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from ringpost.cli.facts import Known
 from ringpost.cli.output import by, instant
+from ringpost.cli.stores import process_of
 from ringpost.core import notes
 
 
@@ -93,7 +94,7 @@ def _is_elsewhere(known: Known, instance: notes.Instance) -> bool:
 
 
 def _shown(known: Known, instance: notes.Instance) -> str:
-    said = f"{instance.url} (pid {instance.pid} on {instance.host})"
+    said = f"{instance.url} ({process_of(instance)})"
     if _is_elsewhere(known, instance):
         return f"{said}: another host's loopback, not reached from here"
     return f"{said}: stopping, asked last" if instance.stopping else said
@@ -127,8 +128,8 @@ def _takers(known: Known, queue: str, where: str, nobody: str) -> Place:
     workers = [one for one in known.instances.values() if queue in one.queues]
     if not workers:
         return Place(where, False, f"{nobody}{so}")
-    shown = ", ".join(f"pid {one.pid} on {one.host}" for one in workers)
-    return Place(where, True, f"{shown}{so}")
+    taken = ", ".join(process_of(one) for one in workers)
+    return Place(where, True, f"{taken}{so}")
 
 
 def _paused(known: Known) -> list[Place]:

@@ -42,9 +42,15 @@ async def described(store: Store, name: str) -> notes.Described | None:
 
 
 async def instances(store: Store) -> dict[str, notes.Instance]:
-    """Give the processes that are alive, by instance."""
+    """Give the processes that are alive, by instance: those of one command are one."""
     found = await store.notes(notes.INSTANCE)
     return {note.name.removeprefix(notes.INSTANCE): notes.decode_instance(note.value) for note in found}
+
+
+def process_of(instance: notes.Instance) -> str:
+    """Say which process an instance is."""
+    others = f", {instance.processes} processes" if instance.processes > 1 else ""
+    return f"pid {instance.pid} on {instance.host}{others}"
 
 
 async def unknown(store: Store, name: str, kind: str) -> UsageError:

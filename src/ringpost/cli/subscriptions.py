@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from ringpost.cli.asked import json_option, settings_of, store_option
 from ringpost.cli.output import age, instant, print_json, print_table
-from ringpost.cli.stores import instances, opened
+from ringpost.cli.stores import instances, opened, process_of
 from ringpost.contract.errors import UsageError
 from ringpost.core import notes
 from ringpost.core.subscription import refilled
@@ -173,7 +173,7 @@ async def _remove(settings: Settings, event: str, queue: str, *, force: bool, as
         alive = [one for one in (await instances(store)).values() if queue in one.queues]
         if alive and not force:
             raise UsageError(
-                f"{row.service or 'its service'} is running (pid {alive[0].pid} on {alive[0].host}) and would "
+                f"{row.service or 'its service'} is running ({process_of(alive[0])}) and would "
                 "subscribe again: stop it or take the handler out first, or use --force."
             )
         await store.note_drop(notes.subscription(event, queue))

@@ -11,6 +11,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable
+from functools import cache
 
 from ringpost.client.guards import Guards, readings
 from ringpost.contract.errors import RingpostError
@@ -20,7 +21,6 @@ from ringpost.store.port import Note, Store
 
 LOOK_S = 1.0
 LEASE_S = 60.0
-_NAME = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"  # of this process
 
 
 class BreakerNotes:
@@ -29,6 +29,7 @@ class BreakerNotes:
     def __init__(self, store: Store, guards: Guards) -> None:
         self.due_s = float("-inf")
         self._store = store
+        self._name = notes.breakers(_process(os.getpid()))
         self._guards = guards
         self._loop = asyncio.get_running_loop()
         self._written_s = float("-inf")
@@ -52,7 +53,7 @@ class BreakerNotes:
             await asyncio.wait((self._looking,))
         if self._written:
             with contextlib.suppress(RingpostError):  # its lease ends by itself
-                await self._store.note_drop(notes.breakers(_NAME))
+                await self._store.note_drop(self._name)
 
     def _heard(self) -> None:
         """A breaker has changed, perhaps in another thread."""
@@ -91,8 +92,14 @@ class BreakerNotes:
         )
         if shown:
             value = notes.encode(notes.Breakers(socket.gethostname(), os.getpid(), shown))
-            await self._store.note_put(Note(notes.breakers(_NAME), value, lease_s=LEASE_S))
+            await self._store.note_put(Note(self._name, value, lease_s=LEASE_S))
             self._written, self._written_s = True, now_s
         elif self._written:
-            await self._store.note_drop(notes.breakers(_NAME))
+            await self._store.note_drop(self._name)
             self._written = False
+
+
+@cache
+def _process(pid: int) -> str:
+    """Name this process: workers that were forked have names of their own, to write notes of their own."""
+    return f"{socket.gethostname()}-{pid}-{secrets.token_hex(4)}"

@@ -12,7 +12,7 @@ RETRY_AFTER_S_MOST = 3600.0
 """A caller comes to see once an hour: a window may end before its time."""
 DRAIN_S_MAX = 24 * 3600.0
 """How long after the end of a window the rate holds at most, where more comes than it lets through."""
-_BURST_S = 0.1
+_BURST_S = 0.25  # longer than the time from one claim to the next: else what a late one missed would be lost
 
 
 class Window(Struct, frozen=True, omit_defaults=True):
@@ -52,7 +52,7 @@ class Drain(Struct):
     def allowance(self, now_s: float) -> int:
         """Say how many may be claimed now."""
         if self._seen_s > -inf:
-            most = max(self.rate * _BURST_S, 1.0)
+            most = self.rate * _BURST_S + 1.0
             self._saved = min(self._saved + (now_s - self._seen_s) * self.rate, most)
         self._seen_s = now_s
         return int(self._saved + 1e-9)

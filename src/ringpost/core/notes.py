@@ -143,7 +143,8 @@ class Described(Struct, frozen=True, omit_defaults=True):
 
 
 class Instance(Struct, frozen=True, omit_defaults=True):
-    """A living process: where its door is and what it serves."""
+    """A living process, or the `processes` of one command, which share its door: where that is and what they serve.
+    `pid` is then the command's."""
 
     url: str = ""  # empty: it has no door
     boot_id: str = ""
@@ -154,6 +155,7 @@ class Instance(Struct, frozen=True, omit_defaults=True):
     operations: tuple[str, ...] = ()  # full names
     queues: tuple[str, ...] = ()  # that it claims from
     stopping: bool = False  # it still answers, for who knows no other
+    processes: int = 1
 
 
 class Pause(Struct, frozen=True, omit_defaults=True):

@@ -21,6 +21,7 @@ from ringpost.http.ports import Bound, bind
 from ringpost.http.site import LAST_S, Site
 from ringpost.http.supervise import CANT_START, Supervisor
 from ringpost.http.watch import Watch
+from ringpost.service.register import Command
 from ringpost.service.service import Service
 from ringpost.service.worker import run_fast
 from ringpost.settings import Given, Settings, find_file, load
@@ -87,10 +88,10 @@ def run_loaded(load_services: Load, settings: Settings, *, reload: bool = False,
     bound = bind(settings)
     working = Once("working without a door" if bound is None else "")
     try:
-        instance = secrets.token_hex(8)
+        command = Command(secrets.token_hex(8), os.getpid(), settings.workers)
 
         def work(services: Sequence[Service], parent: int | None) -> int:
-            site = _Process(services, settings, bound, working, instance=instance, accept_loss=accept_loss)
+            site = _Process(services, settings, bound, working, command, accept_loss=accept_loss)
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 return runner.run(site.run(parent))
 
@@ -153,8 +154,8 @@ class _Process:
         settings: Settings,
         bound: Bound | None,
         working: Once,
+        command: Command,
         *,
-        instance: str,
         accept_loss: bool,
     ) -> None:
         self._settings = settings
@@ -163,7 +164,7 @@ class _Process:
         self._told: list[signal.Signals] = []
         self._news = asyncio.Event()
         self._code = 0
-        self._site = Site(services, settings, accept_loss=accept_loss, instance=instance, give_up=self._give_up)
+        self._site = Site(services, settings, accept_loss=accept_loss, command=command, give_up=self._give_up)
 
     async def run(self, parent: int | None) -> int:
         """Serve until told to stop; `parent` is the end of a pipe that closes when the parent dies."""

@@ -11,6 +11,7 @@ from ringpost.http.ports import Bound, tls_context
 from ringpost.http.server import Server
 from ringpost.relay.relaying import Relaying
 from ringpost.service.host import Host
+from ringpost.service.register import Command
 from ringpost.service.service import Service
 from ringpost.settings import Settings
 from ringpost.store import store_for
@@ -27,7 +28,7 @@ _log = logging.getLogger("ringpost")
 class Site:
     """Open with `open`, end with `close`; both once.
 
-    `instance` is the name under which callers find the door: the same in all processes that share its sockets.
+    `command` is what the process is known by, the same in all that share its sockets.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class Site:
         settings: Settings,
         *,
         accept_loss: bool = False,
-        instance: str | None = None,
+        command: Command | None = None,
         give_up: Callable[[str], None] | None = None,
     ) -> None:
         self.settings = settings
@@ -44,8 +45,8 @@ class Site:
         if settings.store is not None:
             self.store = store_for(settings.store, settings, on_failed=self._store_failed)
         self.host = Host(services, self.store, settings, give_up=give_up)
-        if instance is not None:
-            self.host.instance = instance
+        if command is not None:
+            self.host.command = command
         self.door = Door(self.host, settings)
         self._accept_loss = accept_loss
         self._relaying = Relaying(settings)

@@ -5,6 +5,7 @@ It is the Local of client and door: calls and messages for a handler that is her
 
 import asyncio
 import logging
+import os
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -37,7 +38,7 @@ from ringpost.service.lender import Lender
 from ringpost.service.maintenance import Maintenance
 from ringpost.service.pipeline import Pipeline
 from ringpost.service.provide import name_of
-from ringpost.service.register import Door, Register
+from ringpost.service.register import Command, Door, Register
 from ringpost.service.schedule import wall_ms
 from ringpost.service.service import Service
 from ringpost.service.threads import Threads
@@ -92,11 +93,16 @@ class Host:
         self._state = "starting"
         self._broken = ""
         self.forwards: tuple[str, ...] = ()  # forward queues that this process takes from
-        self.instance = secrets.token_hex(8)
+        self.command = Command(secrets.token_hex(8), os.getpid())
         self._started: _Started | None = None
         self._router: Router | None = None
 
     # --- what is here
+
+    @property
+    def instance(self) -> str:
+        """The name under which callers find the door."""
+        return self.command.instance
 
     @property
     def store(self) -> Store | None:
@@ -258,7 +264,7 @@ class Host:
         register = self._running().register
         if register is not None:
             queues = (*self._assembly.handlers, *self.forwards)
-            door = Door(self.instance, url, tuple(self.operations), queues)
+            door = Door(self.command, url, tuple(self.operations), queues)
             await register.announce(door, self._settings.lease_s)
 
     def drain(self) -> None:

@@ -122,6 +122,7 @@ class Maintenance:
     async def _consumers(self) -> Mapping[str, int]:
         counts: dict[str, int] = {}
         for note in await self._store.notes(notes.INSTANCE):
-            for queue in notes.decode_instance(note.value).queues:
-                counts[queue] = counts.get(queue, 0) + 1
+            instance = notes.decode_instance(note.value)
+            for queue in instance.queues:
+                counts[queue] = counts.get(queue, 0) + instance.processes
         return counts

@@ -3,7 +3,6 @@ like, and where its door is. Others read it: publishers, the command line, calle
 
 import asyncio
 import contextlib
-import os
 import socket
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
@@ -26,10 +25,18 @@ _LEAVING_S = 60.0  # longer than stopping takes
 _SEEN_S = 3600.0  # a subscription unseen for a day alarms: to be seen each hour is enough
 
 
+class Command(Struct, frozen=True):
+    """By what a process is known, or all processes of one command, as they share its sockets."""
+
+    instance: str
+    pid: int
+    processes: int = 1
+
+
 class Door(Struct, frozen=True):
     """Where this process is reached over HTTP."""
 
-    instance: str
+    command: Command
     url: str
     operations: tuple[str, ...]
     queues: tuple[str, ...]
@@ -87,7 +94,7 @@ class Register:
             await asyncio.wait(self._tasks)
         if door is not None:
             with contextlib.suppress(RingpostError):  # its lease ends by itself
-                await self._store.note_drop(notes.instance(door.instance))
+                await self._store.note_drop(notes.instance(door.command.instance))
 
     async def _say_stopping(self, door: Door, announcing: "asyncio.Task[None]") -> None:
         await asyncio.wait((announcing,))  # it must not write after this
@@ -142,13 +149,14 @@ class Register:
             url=door.url,
             boot_id=boot_id(),
             host=socket.gethostname(),
-            pid=os.getpid(),
+            pid=door.command.pid,
             started_ms=self._started_ms,
             operations=door.operations,
             queues=() if stopping else door.queues,
             stopping=stopping,
+            processes=door.command.processes,
         )
-        await self._store.note_put(Note(notes.instance(door.instance), notes.encode(value), lease_s=lease_s))
+        await self._store.note_put(Note(notes.instance(door.command.instance), notes.encode(value), lease_s=lease_s))
 
 
 def described(operation: Operation[Any, Any], service: str) -> notes.Described:

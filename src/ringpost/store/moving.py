@@ -349,8 +349,9 @@ async def _refuse_worked(source: Store, terms: Terms) -> None:
     alive = [notes.decode_instance(note.value) for note in await source.notes(notes.INSTANCE)]
     if alive:
         named = ", ".join(f"{one.host} {one.pid}" for one in alive[:5])
+        count = sum(one.processes for one in alive)
         raise StateError(
-            f"{len(alive)} processes work {source.facts.url} ({named}): stop them (one that was killed counts until "
+            f"{count} processes work {source.facts.url} ({named}): stop them (one that was killed counts until "
             "its lease is over), or say --live: then its queues are paused under them."
         )
 

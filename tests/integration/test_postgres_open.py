@@ -14,11 +14,10 @@ from ringpost.contract.errors import StoreError, TransactionHeldTooLong
 from ringpost.core.message import Message
 from ringpost.http.run import serve
 from ringpost.settings import Settings
-from ringpost.store import store_for
+from ringpost.store import store_for, users_sql
 from ringpost.store.migration import Step
 from ringpost.store.postgres import alarm as postgres_alarm
 from ringpost.store.postgres import schema as postgres_schema
-from ringpost.store.postgres import transaction as postgres_transaction
 from ringpost.store.postgres.store import PostgresStore
 from ringpost.testing.conformance.suite import message
 
@@ -215,7 +214,7 @@ async def test_processes_that_start_together_make_the_same_tables(
 ) -> None:
     """The server lets CREATE TABLE IF NOT EXISTS fail where another transaction has made that table and still runs."""
     if twin:
-        monkeypatch.setattr(postgres_transaction, "_ALONE", "")
+        monkeypatch.setattr(users_sql, "ALONE", "SELECT 1")
     url = fast_postgres.url(fast_postgres.new_database())
     made, go_on = asyncio.Event(), asyncio.Event()
 

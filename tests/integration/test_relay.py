@@ -23,11 +23,12 @@ from ringpost.client.posting import new_id
 from ringpost.core import ids, notes
 from ringpost.core.message import Kind, Message, Record, Settlement, State
 from ringpost.relay import offer, postgres_table, sqlite_table
-from ringpost.relay.port import Table, table_for
+from ringpost.relay.port import Table, TableAway, table_for
 from ringpost.relay.relay import Relay
 from ringpost.relay.row import FOR_SURE_S, Row, message_of, row_of
 from ringpost.relay.sqlite_table import SqliteTable
 from ringpost.settings import Settings
+from ringpost.store import users_sql
 from ringpost.store.hostclock import wall_ms
 from ringpost.store.port import Filter, Note, Put
 from ringpost.store.postgres.store import PostgresStore
@@ -526,6 +527,38 @@ async def test_without_a_table_it_is_said_how_to_make_one(tmp_path: Path) -> Non
         await client.outbox(db).create_table()
         await client.outbox(db).publish(Mail.joined, User("Ada"))
         await db.commit()
+
+
+@pytest.mark.parametrize("twin", [False, True])
+async def test_several_make_the_table_at_once(
+    fast_postgres: RealPostgres, monkeypatch: pytest.MonkeyPatch, twin: bool
+) -> None:
+    """As programs do at their start: the server lets CREATE TABLE IF NOT EXISTS fail where another makes that table."""
+    if twin:
+        monkeypatch.setattr(users_sql, "ALONE", "SELECT 1")
+    url = fast_postgres.url(fast_postgres.new_database(), tcp=True)
+    by_session, by_command = await asyncpg.connect(url), table_for(url, None)
+    async with Client() as client:
+        begun = by_session.transaction()
+        await begun.start()
+        await client.outbox(by_session).create_table()
+        making = asyncio.ensure_future(by_command.make())
+        looking = await asyncpg.connect(url)
+        async with asyncio.timeout(30):
+            while not making.done() and not await looking.fetchval(BLOCKED, by_session.get_server_pid()):
+                await asyncio.wait([making], timeout=0.01)
+        await begun.commit()
+        if twin:
+            with pytest.raises(TableAway, match="already exists"):
+                await making
+        else:
+            await making
+            assert (await by_command.waiting()).count == 0
+    for one in (by_session, looking, by_command):
+        await one.close()
+
+
+BLOCKED = "SELECT count(*) FROM pg_stat_activity WHERE $1 = ANY(pg_blocking_pids(pid))"
 
 
 async def test_what_would_commit_at_once_is_refused(on_file: Business) -> None:

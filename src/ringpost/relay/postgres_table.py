@@ -13,6 +13,7 @@ from ringpost.relay import table
 from ringpost.relay.port import BYTES_MAX, FORMS, ROWS_MAX, TROUBLE_MAX, Aside, TableAway, Waiting
 from ringpost.relay.row import Row
 from ringpost.relay.table import COLUMNS, WAITING
+from ringpost.store import users_sql
 from ringpost.store.postgres.db import Driver, is_lost, open_driver
 
 CONNECT_S = 5.0
@@ -34,7 +35,6 @@ _ASIDE = "SELECT seq, id, target, sent_ms, trouble FROM ringpost_outbox WHERE tr
 _BEGIN = (
     "BEGIN; SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
 )
-
 Found = TypeVar("Found")
 
 
@@ -85,7 +85,9 @@ class PostgresTable:
 
     async def make(self) -> None:
         async def work(driver: Driver) -> None:
-            await driver.execute(table.ddl("postgresql"))
+            await driver.execute(
+                f"{users_sql.ALONE}; {table.ddl('postgresql')}"
+            )  # sent as one, so it is one transaction
 
         await self._run(work)
 

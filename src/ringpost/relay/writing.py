@@ -7,6 +7,7 @@ from ringpost.contract.errors import UsageError
 from ringpost.core.message import Message
 from ringpost.relay import table
 from ringpost.relay.row import row_of
+from ringpost.store import users_sql
 from ringpost.store.hostclock import wall_ms
 from ringpost.store.lent import Lent
 from ringpost.store.port import Put
@@ -52,6 +53,8 @@ def _no_table(dialect: str, store_url: str | None) -> UsageError:
 
 async def make(lent: Lent, store_url: str | None) -> None:
     """Make the table, if it isn't there."""
+    if lent.dialect == "postgresql":
+        await lent.fetch(users_sql.ALONE)
     if not await _has_table(lent, store_url):
         await lent.fetch(table.ddl(lent.dialect))
 

@@ -8,6 +8,10 @@ from itertools import pairwise
 from ringpost.contract.errors import UsageError
 from ringpost.core.message import Statement
 
+# How a transaction on PostgreSQL begins that makes tables: there CREATE TABLE IF NOT EXISTS fails where another makes
+# that table at the same moment. The lock of the store's own tables is another one.
+ALONE = f"SELECT pg_advisory_xact_lock({0x72696E67706F7375})"
+
 # What is skipped as a whole: strings, quoted names, dollar quotes, comments.
 _QUOTED = r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|\$(\w*)\$.*?\$\1\$|--[^\n]*|/\*.*?\*/"
 _WORDS = re.compile(_QUOTED + r"|(\w+)", re.DOTALL)

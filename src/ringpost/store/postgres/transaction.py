@@ -19,8 +19,6 @@ from ringpost.store.postgres.turn import Queues, Turn
 
 CONNECTIONS_MAX = 16
 IDLE_S_MAX = 60.0
-# CREATE TABLE IF NOT EXISTS fails where another makes that table at the same moment.
-_ALONE = f"; SELECT pg_advisory_xact_lock({0x72696E67706F7375})"  # beside the lock of the schema
 
 Found = TypeVar("Found")
 
@@ -98,7 +96,9 @@ class PostgresTransaction:
     ) -> None:
         self._pool = pool
         idle_ms = round(pool.idle_s * 1000)
-        self._begin = f"BEGIN; SET LOCAL idle_in_transaction_session_timeout = {idle_ms}{_ALONE if alone else ''}"
+        self._begin = (
+            f"BEGIN; SET LOCAL idle_in_transaction_session_timeout = {idle_ms}{f'; {users_sql.ALONE}' if alone else ''}"
+        )
         self._schema = schema
         self._where = where
         self._committed = committed

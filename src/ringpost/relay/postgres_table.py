@@ -85,9 +85,8 @@ class PostgresTable:
 
     async def make(self) -> None:
         async def work(driver: Driver) -> None:
-            await driver.execute(
-                f"{users_sql.ALONE}; {table.ddl('postgresql')}"
-            )  # sent as one, so it is one transaction
+            # Sent as one, so it is one transaction.
+            await driver.execute(f"{users_sql.ALONE}; {table.ddl('postgresql')}")
 
         await self._run(work)
 

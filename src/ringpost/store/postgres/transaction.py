@@ -95,10 +95,9 @@ class PostgresTransaction:
         alone: bool = False,
     ) -> None:
         self._pool = pool
-        idle_ms = round(pool.idle_s * 1000)
-        self._begin = (
-            f"BEGIN; SET LOCAL idle_in_transaction_session_timeout = {idle_ms}{f'; {users_sql.ALONE}' if alone else ''}"
-        )
+        self._begin = f"BEGIN; SET LOCAL idle_in_transaction_session_timeout = {round(pool.idle_s * 1000)}"
+        if alone:
+            self._begin += f"; {users_sql.ALONE}"
         self._schema = schema
         self._where = where
         self._committed = committed

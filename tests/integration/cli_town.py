@@ -2,10 +2,12 @@
 
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -188,3 +190,15 @@ def watching(folder: Path, *arguments: str) -> Iterator["subprocess.Popen[str]"]
 def environment() -> dict[str, str]:
     """Give the environment without settings of whoever runs the tests."""
     return {name: value for name, value in os.environ.items() if not name.startswith("RINGPOST_")}
+
+
+def url_of(town: Town) -> str:
+    said = next((line for line in town.heard if "the door is at" in line), "") or town.until("the door is at")
+    found = re.search(r"http://\S+", said)
+    assert found is not None
+    return found[0]
+
+
+def wait_until_ready(town: Town) -> None:
+    with urllib.request.urlopen(f"{url_of(town)}/readyz", timeout=20) as response:
+        assert response.status == 200

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from click.testing import CliRunner, Result
 from ringpost.cli.main import ringpost
 
 sys.path.insert(0, str(Path(__file__).parent))
-from cli_town import SERVICES, Town, environment, ran, watching
+from cli_town import SERVICES, Town, environment, ran, url_of, wait_until_ready, watching
 
 
 @pytest.fixture(scope="module")
@@ -42,18 +41,6 @@ def outside(town: Town, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Town
     (tmp_path / "ringpost.toml").write_text(f'http = "{url_of(town).removeprefix("http://")}"\n')
     monkeypatch.chdir(tmp_path)
     return town
-
-
-def url_of(town: Town) -> str:
-    said = next((line for line in town.heard if "the door is at" in line), "") or town.until("the door is at")
-    found = re.search(r"http://\S+", said)
-    assert found is not None
-    return found[0]
-
-
-def wait_until_ready(town: Town) -> None:
-    with urllib.request.urlopen(f"{url_of(town)}/readyz", timeout=20) as response:
-        assert response.status == 200
 
 
 def cli(*arguments: str) -> Result:

@@ -1,12 +1,15 @@
 """The PostgreSQL server ends and comes back under load: everything goes on by itself, nothing is lost or doubled."""
 
 import asyncio
+import os
 import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from cli_town import Town, wait_until_ready
 from servers.postgres import RealPostgres
 from written_rows import a_load
 
@@ -141,3 +144,22 @@ async def test_a_replica_is_refused(own_postgres: RealPostgres) -> None:
     store = PostgresStore(url)
     await store.open()
     await store.close()
+
+
+def test_a_worker_that_dies_while_the_server_is_away_comes_back_with_it(
+    own_postgres: RealPostgres, tmp_path: Path
+) -> None:
+    url = own_postgres.url(own_postgres.new_database())
+    arguments = ("services:jobs", "--http", "127.0.0.1:0", "--workers", "2")
+    town = Town(tmp_path / "town", *arguments, toml=f'store = "{url}"\n')
+    try:
+        wait_until_ready(town)
+        workers = Path(f"/proc/{town.process.pid}/task/{town.process.pid}/children").read_text().split()
+        own_postgres.end(signal.SIGINT)
+        os.kill(int(workers[0]), signal.SIGKILL)
+        town.until("ended with code 4; another starts in")
+        own_postgres.relaunch()
+        sent = town.ran("send", "jobs.once", '"back"', "--watch")
+        assert sent.stdout == '"BACK"\n', sent.stderr
+    finally:
+        assert town.stop() == 0, town.heard

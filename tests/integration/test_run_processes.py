@@ -16,14 +16,14 @@ import httpx
 import pytest
 
 from ringpost.http import supervise
-from ringpost.http.supervise import CANT_START, Supervisor
+from ringpost.http.supervise import CANT_START, NO_STORE, Supervisor, Tie
 from ringpost.settings import Settings
 from ringpost.store import store_for
 
 PATIENCE_S = 60.0
 
 SERVICE = """
-    import asyncio, os, sys, time
+    import asyncio, os, ringpost, sys, time
     from ringpost import Contract, Operation, Service, run
 
     class Tried(Contract):
@@ -58,6 +58,7 @@ RUN = """
     if __name__ == "__main__":
         run(tried, **eval(sys.argv[1]))
 """
+TAKES_SQL = SERVICE.replace("version(nothing: None)", "version(nothing: None, tx: 'ringpost.Transaction')")
 NEVER_ENDS = """
     @tried.implements(Tried.block)
     def never(length_s: float) -> str:
@@ -329,8 +330,11 @@ async def test_workers_dont_outlive_their_parent(tmp_path: Path) -> None:
 async def test_workers_that_cant_start_end_it(tmp_path: Path) -> None:
     store = f"sqlite:///{tmp_path}/no/such/folder/x.db"
     async with started(tmp_path, {"workers": 2, "store": store}) as program:
-        assert await program.ended() == CANT_START
+        assert await program.ended() == NO_STORE
         await program.says("ringpost: ")
+    async with started(tmp_path, {"workers": 2}, TAKES_SQL + RUN) as program:
+        assert await program.ended() == CANT_START
+        await program.says("takes a Transaction")
 
 
 async def test_all_workers_are_one_instance(tmp_path: Path) -> None:
@@ -387,7 +391,7 @@ def test_a_worker_that_keeps_dying_rests_longer_each_time(monkeypatch: pytest.Mo
     monkeypatch.setattr(supervise, "LONGEST_REST_S", 0.2)
     births = tmp_path / "births"
 
-    def work(parent: int) -> int:
+    def work(tie: Tie) -> int:
         with births.open("a") as file:
             file.write("x")
         return CANT_START if births.stat().st_size == 5 else 3
@@ -396,10 +400,29 @@ def test_a_worker_that_keeps_dying_rests_longer_each_time(monkeypatch: pytest.Mo
     assert births.read_text() == "xxxxx"
 
 
+@pytest.mark.parametrize(("serves", "births"), [(True, 5), (False, 1)])
+def test_a_store_that_is_away_is_waited_for_by_who_has_served(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, serves: bool, births: int
+) -> None:
+    monkeypatch.setattr(supervise, "LONGEST_REST_S", 0.2)
+    born = tmp_path / "births"
+
+    def work(tie: Tie) -> int:
+        with born.open("a") as file:
+            file.write("x")
+        if serves and born.stat().st_size == 1:
+            os.write(tie.serving, b".")
+            return 1
+        return CANT_START if born.stat().st_size == 5 else NO_STORE
+
+    assert Supervisor(1, work, stop_s=1.0).run() == (CANT_START if serves else NO_STORE)
+    assert born.read_text() == "x" * births
+
+
 def test_a_worker_that_is_told_to_stop_while_it_starts_says_nothing(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def work(parent: int) -> int:
+    def work(tie: Tie) -> int:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             (tmp_path / "starts").mkdir()
@@ -429,7 +452,7 @@ def test_a_death_that_another_thread_hears_of_is_seen(
     if twin:
         monkeypatch.setattr(supervise, "LOOK_S", supervise.STEADY_S)
     monkeypatch.setattr(supervise.signal, "sigtimedwait", deaf)
-    supervisor = Supervisor(1, lambda parent: CANT_START, stop_s=PATIENCE_S)
+    supervisor = Supervisor(1, lambda tie: CANT_START, stop_s=PATIENCE_S)
     if twin:
         with pytest.raises(TimeoutError):
             supervisor.run()

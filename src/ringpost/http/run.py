@@ -19,7 +19,7 @@ from ringpost.client.client import Client
 from ringpost.contract.errors import StoreError, UsageError
 from ringpost.http.ports import Bound, bind
 from ringpost.http.site import LAST_S, Site
-from ringpost.http.supervise import CANT_START, Supervisor
+from ringpost.http.supervise import CANT_START, NO_STORE, Supervisor, Tie
 from ringpost.http.watch import Watch
 from ringpost.service.register import Command
 from ringpost.service.service import Service
@@ -90,10 +90,10 @@ def run_loaded(load_services: Load, settings: Settings, *, reload: bool = False,
     try:
         command = Command(secrets.token_hex(8), os.getpid(), settings.workers)
 
-        def work(services: Sequence[Service], parent: int | None) -> int:
+        def work(services: Sequence[Service], tie: Tie | None) -> int:
             site = _Process(services, settings, bound, working, command, accept_loss=accept_loss)
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                return runner.run(site.run(parent))
+                return runner.run(site.run(tie))
 
         _say_where(bound)
         if settings.workers == 1 and not reload:
@@ -109,18 +109,18 @@ def run_loaded(load_services: Load, settings: Settings, *, reload: bool = False,
 
 
 def _supervised(
-    work: Callable[[Sequence[Service], int | None], int], load_services: Load, settings: Settings, *, reload: bool
+    work: Callable[[Sequence[Service], Tie | None], int], load_services: Load, settings: Settings, *, reload: bool
 ) -> int:
     # With `reload` the parent must not import what may change: each child does, afresh.
     services = None if reload else load_services()
     gc.freeze()  # so that collections in the children don't copy what they share
 
-    def child(parent: int) -> int:
+    def child(tie: Tie) -> int:
         try:
-            return work(load_services() if services is None else services, parent)
+            return work(load_services() if services is None else services, tie)
         except (UsageError, StoreError) as error:
             print(f"ringpost: {error}", file=sys.stderr)
-            return CANT_START
+            return CANT_START if isinstance(error, UsageError) else NO_STORE
 
     file = find_file(_folder())
     watch = Watch(_folder() if file is None else file.parent) if reload else None
@@ -166,13 +166,13 @@ class _Process:
         self._code = 0
         self._site = Site(services, settings, accept_loss=accept_loss, command=command, give_up=self._give_up)
 
-    async def run(self, parent: int | None) -> int:
-        """Serve until told to stop; `parent` is the end of a pipe that closes when the parent dies."""
+    async def run(self, tie: Tie | None) -> int:
+        """Serve until told to stop, or until the parent has died."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._tell, number)
-        if parent is not None:
-            loop.add_reader(parent, self._orphaned, parent)
+        if tie is not None:
+            loop.add_reader(tie.parent, self._orphaned, tie.parent)
         run_fast()
         try:
             opening = loop.create_task(self._site.open(self._bound, work=True))
@@ -182,6 +182,8 @@ class _Process:
                 await asyncio.wait((opening,))
                 return self._code
             opening.result()
+            if tie is not None:
+                os.write(tie.serving, b".")
             self._working.say()
             gc.collect()
             gc.freeze()  # what is here now stays: no collection needs to look at it again
@@ -191,8 +193,8 @@ class _Process:
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
-            if parent is not None:
-                loop.remove_reader(parent)
+            if tie is not None:
+                loop.remove_reader(tie.parent)
 
     async def _until(self, task: "asyncio.Task[None] | None" = None) -> None:
         """Wait until told to stop, or until the task is done."""

@@ -4,6 +4,7 @@ It has no loop, no thread and no store, so that a fork copies nothing that is in
 for a signal, a restart that is due, or the next look at its workers and the files.
 """
 
+import contextlib
 import logging
 import os
 import signal
@@ -18,6 +19,7 @@ from msgspec import Struct
 from ringpost.http.watch import POLL_S, Watch
 
 CANT_START: Final = 78  # EX_CONFIG: another try would end the same way
+NO_STORE: Final = 4  # as all commands say it: the store can't be used, now
 LONGEST_REST_S: Final = 5.0
 STEADY_S: Final = 30.0  # a worker that lived so long has not failed at its start
 LOOK_S: Final = 1.0  # a thread of the services' own code, which blocks no signals, may be given one of ours
@@ -27,6 +29,14 @@ _WAITED = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
 _FROM_KERNEL: Final = 0x80  # si_code of what a terminal sends, to all processes of the foreground at once
 
 _log = logging.getLogger("ringpost")
+
+
+class Tie(Struct, frozen=True):
+    """The ends of two pipes that a worker has: `parent` closes when the parent dies, and into `serving` goes a byte
+    once the worker has started."""
+
+    parent: int
+    serving: int
 
 
 class Place(Struct):
@@ -40,13 +50,14 @@ class Place(Struct):
 
 
 class Supervisor:
-    """Keep `count` processes running `work`, which gets the end of a pipe that closes when the parent dies.
+    """Keep `count` processes running `work`, which gets what ties it to this one.
 
-    `work` returns the exit code of its process. With a `watch`, all are started anew when a file changes. `stop_s`: how
-    long workers may take to stop. `run` returns the exit code of the whole.
+    `work` returns the exit code of its process: CANT_START ends all, and so does NO_STORE while none has ever served;
+    after that a store that is away is waited for. With a `watch`, all are started anew when a file changes. `stop_s`:
+    how long workers may take to stop. `run` returns the exit code of the whole.
     """
 
-    def __init__(self, count: int, work: Callable[[int], int], *, stop_s: float, watch: Watch | None = None) -> None:
+    def __init__(self, count: int, work: Callable[[Tie], int], *, stop_s: float, watch: Watch | None = None) -> None:
         self._work = work
         self._stop_s = stop_s
         self._watch = watch
@@ -56,11 +67,15 @@ class Supervisor:
         self._waiting_for_change = False
         self._kill_at_s: float | None = None
         self._code = 0
+        self._served = False  # whether any worker ever has
 
     def run(self) -> int:
         """Run until told to stop, or until a worker says that it can't start."""
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED)
-        self._alive_end, self._parents_end = os.pipe()
+        parent, self._tied = os.pipe()
+        self._heard, serving = os.pipe()
+        os.set_blocking(self._heard, False)
+        self._tie = Tie(parent, serving)
         try:
             while not self._stopping or self._alive():
                 self._start_due(before)
@@ -72,8 +87,8 @@ class Supervisor:
             for place in self._alive():
                 os.kill(place.pid, signal.SIGKILL)
                 os.waitpid(place.pid, 0)
-            os.close(self._alive_end)
-            os.close(self._parents_end)
+            for end in (parent, self._tied, self._heard, serving):
+                os.close(end)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return self._code
 
@@ -98,9 +113,10 @@ class Supervisor:
             return pid
         code = 1
         try:
-            os.close(self._parents_end)
+            os.close(self._tied)
+            os.close(self._heard)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            code = self._work(self._alive_end)
+            code = self._work(self._tie)
         except SystemExit as leaving:
             code = leaving.code if isinstance(leaving.code, int) else 1
         except KeyboardInterrupt:  # told to stop before it had begun
@@ -145,7 +161,7 @@ class Supervisor:
             self._kill_at_s = None
 
     def _ended(self, place: Place, pid: int, code: int) -> None:
-        now_s = time.monotonic()
+        now_s, served = time.monotonic(), self._have_served()
         if self._stopping:
             self._code = self._code or max(0, code)
             return
@@ -155,7 +171,7 @@ class Supervisor:
             _log.error("the worker ended with code %d; the next change of a file starts it again", code)
             self._waiting_for_change = True
             return
-        if code == CANT_START:
+        if code == CANT_START or (code == NO_STORE and not served):
             self._code, self._stopping = code, True
             self._tell(signal.SIGINT)
             return
@@ -164,6 +180,12 @@ class Supervisor:
         place.due_s = now_s + rest_s
         how = f"by {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
         _log.error("worker %d (process %d) ended %s; another starts in %.1f s", place.number, pid, how, rest_s)
+
+    def _have_served(self) -> bool:
+        """Say whether a worker has ever served, or was about to."""
+        with contextlib.suppress(BlockingIOError):
+            self._served = bool(os.read(self._heard, 1 << 16)) or self._served
+        return self._served
 
     def _look_at_files(self) -> None:
         if self._watch is None or self._stopping:

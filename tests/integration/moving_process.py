@@ -12,11 +12,13 @@ from pathlib import Path
 
 from ringpost.settings import Settings
 from ringpost.store import moving
+from ringpost.store.log import Logged
 from ringpost.store.moving import Mover, Terms, move
 from ringpost.store.port import Exported, Passage, Put
 from ringpost.store.sqlite.store import SqliteStore
 
 STEPS = ("before take in", "after take in", "before take out", "after take out")
+LOG_STEPS = ("before take in log", "after take in log", "before take out log", "after take out log")
 BATCH = 2  # in the second one: the first is through
 LEASE_S = 0.6
 
@@ -27,7 +29,7 @@ class Killed(SqliteStore):
     def __init__(self, path: str, step: str) -> None:
         super().__init__(path, Settings())
         self._step = step
-        self._batches = 0
+        self._batches = self._logs = 0
 
     async def take_in(self, rows: Sequence[Exported], passage: Passage) -> list[Put]:
         self._batches += 1
@@ -43,8 +45,21 @@ class Killed(SqliteStore):
         self._at("after take out")
         return gone
 
+    async def take_in_log(self, event: str, entries: Sequence[Logged], passage: Passage) -> list[int]:
+        self._logs += 1
+        self._at("before take in log")
+        places = await super().take_in_log(event, entries, passage)
+        self._at("after take in log")
+        return places
+
+    async def take_out_log(self, event: str, entries: Sequence[Logged]) -> None:
+        self._logs += 1
+        self._at("before take out log")
+        await super().take_out_log(event, entries)
+        self._at("after take out log")
+
     def _at(self, step: str) -> None:
-        if step == self._step and self._batches == BATCH:
+        if step == self._step and (self._logs if step in LOG_STEPS else self._batches) == BATCH:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -54,6 +69,11 @@ class TakesOutFirst(Mover):
     async def carry(self, rows: Sequence[Exported]) -> None:
         await self._there.take_out(rows, self._passage)
         await self._here.take_in(rows, self._passage)
+
+    async def carry_log(self, event: str, entries: Sequence[Logged]) -> bool:
+        await self._there.take_out_log(event, entries)
+        await self._here.take_in_log(event, entries, self._passage)
+        return True
 
 
 async def main(old: str, new: str, step: str) -> None:

@@ -24,6 +24,7 @@ from ringpost.contract.errors import StateError, UsageError
 from ringpost.core import notes
 from ringpost.core.line import line_id
 from ringpost.core.message import Answer, Cause, Failure, Kind, Message, Record, Reservation, Settlement, State
+from ringpost.core.subscription import refilled
 from ringpost.settings import Settings
 from ringpost.store import moving
 from ringpost.store.moving import Moved, Mover, Terms, move
@@ -348,7 +349,7 @@ async def test_what_the_old_store_was_told_the_new_one_knows(tmp_path: Path) -> 
             await old.note_put(Note(notes.operation(event), notes.encode(logged)))
         await alive(old)
         moved = await move(old, new, structs.replace(TERMS, live=True))
-        assert moved.logs == ["shop.sold"], "in the other one nothing is"
+        assert (moved.told, moved.logs) == (1, [])
         assert [notes.decode_pause(note.value).reason for note in await new.notes(notes.PAUSE)] == ["bad data"]
         assert [note.name for note in await old.notes(notes.PAUSE)] == [notes.pause(OTHER)], "somebody else's stays"
         (subscription,) = await new.notes(notes.SUBSCRIPTION)
@@ -362,6 +363,118 @@ async def test_a_subscription_that_is_behind_keeps_the_store(tmp_path: Path) -> 
         await old.note_put(Note(name, notes.encode(notes.Subscription("mail", behind=True))))
         with pytest.raises(StateError, match="still being given what"):
             await move(old, new, TERMS)
+
+
+# --- the logs of events
+
+
+SOLD, THANK, COUNT = "shop.sold", "mail.on.shop.sold", "stats.on.shop.sold"
+BEGAN, MISSED = 3, 12  # the first that the suspended one got, and the first that it missed
+
+
+async def subscribe(store: Store, queue: str, subscription: notes.Subscription) -> None:
+    await store.note_put(Note(notes.subscription(SOLD, queue), notes.encode(subscription)))
+
+
+async def publish(store: Store, *numbers: int) -> None:
+    for number in numbers:
+        await store.put([Message(new_id(), "", b"%d" % number, event=SOLD, log_s=3600)])
+
+
+async def told(store: Store) -> None:
+    """Publish what a log keeps: one subscription gets all, another begins late and is suspended in the middle of it."""
+    await store.note_put(Note(notes.operation(SOLD), notes.encode(notes.Described(kind="event", log_s=3600))))
+    await subscribe(store, THANK, notes.Subscription("mail"))
+    await publish(store, *range(BEGAN))
+    await subscribe(store, COUNT, notes.Subscription("stats"))
+    await publish(store, *range(BEGAN, MISSED))
+    assert await handled(store, COUNT) == [b"%d" % number for number in range(BEGAN, MISSED)]
+    await subscribe(store, COUNT, notes.Subscription("stats", suspended=True))
+    await publish(store, *range(MISSED, 25))
+
+
+async def catch_up(store: Store, queue: str) -> list[bytes]:
+    """Let a subscription come to the end of the log; gives what that brings it."""
+    while (await store.catch_up(SOLD, queue, 5)).behind:
+        pass
+    return await handled(store, queue)
+
+
+async def check_the_log(store: Store, ends: int = 25) -> None:
+    """The suspended one is given what it missed, who begins at the beginning all, who got all nothing."""
+    await subscribe(store, "late.on.shop.sold", notes.Subscription("late", behind=True))
+    assert await catch_up(store, "late.on.shop.sold") == [b"%d" % number for number in range(ends)]
+    (note,) = await store.notes(notes.subscription(SOLD, COUNT))
+    gap = notes.decode_subscription(note.value)
+    assert (gap.suspended, gap.gap_count) == (True, 25 - MISSED)
+    await subscribe(store, COUNT, structs.replace(refilled(gap), suspended=False))
+    assert await catch_up(store, COUNT) == [b"%d" % number for number in range(MISSED, ends)]
+
+
+async def test_logs_go_from_a_file_to_postgresql_and_back(tmp_path: Path, fast_postgres: RealPostgres) -> None:
+    async with stores(tmp_path) as (old, new), on_postgres(fast_postgres) as between:
+        await publish(between, 1)  # so that places aren't the same
+        await between.put([Message(new_id(), "", b"1", event="shop.shut", log_s=3600)])
+        await between.take_out_log(SOLD, await between.export_log(SOLD, 0, 10))
+        await told(old)
+        for source, target in ((old, between), (between, new)):
+            moved = await move(source, target, TERMS)
+            assert (moved.told, moved.logs, moved.complete) == (25, [], True)
+            assert not await source.has_log(SOLD)
+        await check_the_log(new)
+
+
+async def test_what_is_published_in_the_old_store_comes_by_the_next_move(tmp_path: Path) -> None:
+    async with stores(tmp_path) as (old, new):
+        await told(old)
+        await move(old, new, TERMS)
+        await publish(old, 25, 26)
+        moved = await move(old, new, TERMS)
+        assert (moved.told, moved.logs) == (2, [])
+        await check_the_log(new, 27)
+
+
+@pytest.mark.parametrize("step", moving_process.LOG_STEPS)
+async def test_a_mover_that_is_killed_loses_and_doubles_nothing_of_a_log(tmp_path: Path, step: str) -> None:
+    async with stores(tmp_path) as (old, new):
+        await told(old)
+        killed(tmp_path, step)
+        moved = await move(old, new, TERMS)
+        assert (moved.logs, moved.complete) == ([], True)
+        await check_the_log(new)
+
+
+async def test_a_mover_that_takes_a_log_out_first_is_found_out(tmp_path: Path) -> None:
+    async with stores(tmp_path) as (old, new):
+        await told(old)
+        killed(tmp_path, "after take out log", "twin")
+        await move(old, new, TERMS)
+        with pytest.raises(AssertionError):
+            await check_the_log(new)
+
+
+async def test_a_mover_that_mends_no_gaps_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def leave(*_: object) -> None: ...
+
+    monkeypatch.setattr(Mover, "_mend_gaps", leave)
+    async with stores(tmp_path) as (old, new):
+        await told(old)
+        await move(old, new, TERMS)
+        with pytest.raises(AssertionError):
+            await check_the_log(new)
+
+
+async def test_a_log_stays_where_somebody_works_the_new_store_or_has_published_there(tmp_path: Path) -> None:
+    async with stores(tmp_path) as (old, new):
+        await told(old)
+        await alive(new)
+        moved = await move(old, new, TERMS)
+        assert (moved.told, moved.logs, moved.complete) == (0, [SOLD], True)
+        await new.note_drop(notes.instance("i"))
+        await publish(new, 100)
+        moved = await move(old, new, TERMS)
+        assert (moved.told, moved.logs, moved.complete) == (0, [SOLD], True)
+        assert len(await old.export_log(SOLD, 0, 100)) == 25
 
 
 # --- the command
@@ -398,6 +511,21 @@ def test_the_command_tells_what_it_did(tmp_path: Path, monkeypatch: pytest.Monke
     assert "1 stay where they are" in again.stderr
     assert "its idempotency key is that of" in again.stderr
     assert "stay paused" in again.stderr
+
+
+def test_the_command_tells_of_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    async def make() -> None:
+        async with stores(tmp_path) as (old, _):
+            await told(old)
+
+    asyncio.run(make())
+    done = ran("move", "sqlite:///old.db", "sqlite:///new.db")
+    assert (done.exit_code, done.stdout.splitlines()[1:]) == (0, ["moved 25 events of logs"]), done.output
+    there = ("--store", "sqlite:///new.db")
+    refilled_ = ran("subscriptions", "refill", SOLD, COUNT, *there)
+    assert refilled_.exit_code == 0, refilled_.output
 
 
 def test_progress_is_told(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from ringpost.store.moving import move as move_rows
 @click.option("--wait", type=LENGTH, default="60s", show_default=True, help="How long to wait for what runs in OLD.")
 @json_option
 def move(old: str, new: str, live: bool, without_ended: bool, wait: float, as_json: bool) -> int:
-    """Move all messages from the store OLD to the store NEW, as they are: what waits, is scheduled or dead, and what
-    has ended. Both are URLs; NEW must be there.
+    """Move all messages from the store OLD to the store NEW, as they are: what waits, is scheduled or dead, what has
+    ended, and the logs of events. Both are URLs; NEW must be there.
 
     Ids, keys, attempts, errors and the order of each ordering key stay. If it is stopped, the same command goes on.
     Exit code 1: something stays in OLD, whose queues stay paused then.
@@ -50,16 +50,25 @@ def move(old: str, new: str, live: bool, without_ended: bool, wait: float, as_js
 def _show(moved: Moved) -> None:
     if sys.stderr.isatty():
         waiting = f", {moved.running:,} are running" if moved.running else ""
-        click.echo(f"\rmoved {moved.total:,}{waiting}    ", nl=False, err=True)
+        click.echo(f"\rmoved {moved.total + moved.told:,}{waiting}    ", nl=False, err=True)
+
+
+def _stays(event: str) -> str:
+    return (
+        f"the log of {event} stays in the old store, or a part of it: services work the new one, {event} was published "
+        "there since, or something of it is damaged"
+    )
 
 
 def _tell(moved: Moved) -> None:
     states = ", ".join(f"{count:,} {state}" for state, count in sorted(moved.rows.items()))
     click.echo(f"moved {moved.total:,} messages{f': {states}' if states else ''}")
+    if moved.told:
+        click.echo(f"moved {moved.told:,} events of logs")
     if moved.known:
         click.echo(f"{moved.known:,} of them were there already")
     for event in moved.logs:
-        click.echo(plain(f"the log of {event} doesn't move: what it has of the past stays in the old store"), err=True)
+        click.echo(plain(_stays(event)), err=True)
     if moved.running:
         click.echo(f"ringpost: {moved.running:,} are still running there; repeat this when they have ended", err=True)
     if moved.left:

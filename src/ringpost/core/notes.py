@@ -23,6 +23,7 @@ RECEIVER = "receiver/"
 PULLER = "puller/"
 RELAY = "relay/"
 ARRIVED = "arrived/"
+TOLD = "told/"
 MOVING = "moving"
 MOVER = "mover"
 STORES_MAX = 16
@@ -92,6 +93,12 @@ def relay(outbox: str) -> str:
 def arrived(store_id: str) -> str:
     """Name the note that says which rows came last from another store."""
     return ARRIVED + store_id
+
+
+def told(store_id: str, event: str) -> str:
+    """Name the note that says which entry came last into the log of an event from another store. It stays, so that a
+    later move may go on behind it."""
+    return f"{TOLD}{store_id}/{event}"
 
 
 class Subscription(Struct, frozen=True, omit_defaults=True):

@@ -20,6 +20,16 @@ class Entry(Struct, gc=False):
     body: bytes
 
 
+class Logged(Struct, gc=False):
+    """An entry on its way into the log of another store. `until_ms`: how long it is kept. `receivers`: the queues that
+    got it with its publish. `sound`: what is stored still has the checksum that it was kept with."""
+
+    entry: Entry
+    until_ms: int
+    receivers: tuple[str, ...]
+    sound: bool
+
+
 def due_ms(event: Message, now_ms: int) -> int | None:
     """Give when an event that is published now falls due; None: at once."""
     if event.due_ms is not None:

@@ -18,6 +18,7 @@ from ringpost.core import ids, notes
 from ringpost.core.life import ENDS, QUEUED
 from ringpost.core.message import Kind, State
 from ringpost.store.hostclock import wall_ms
+from ringpost.store.log import Logged
 from ringpost.store.port import Cancel, Exported, Movable, Note, Passage, Store
 
 BATCH_ROWS = 200
@@ -58,14 +59,15 @@ class Left(Struct, frozen=True):
 
 class Moved(Struct):
     """What was moved so far, by the state it was in before its line was touched. `known`: were there already. `left`:
-    stay, the first of them named in `examples`. `running`: are handled in the old store. `logs`: events whose log
-    stays, with what is in it."""
+    stay, the first of them named in `examples`. `running`: are handled in the old store. `told`: entries of the logs of
+    events. `logs`: events of whose log something stays."""
 
     rows: dict[str, int] = {}
     known: int = 0
     left: int = 0
     examples: list[Left] = []
     running: int = 0
+    told: int = 0
     logs: list[str] = []
 
     @property
@@ -128,6 +130,7 @@ class Mover:
         await self._go(_LIVE)
         if self._terms.ended:
             await self._go(_ENDED)
+        await self._go_logs()
         self._moved.running = await _running(self._source)
         self._moved.logs = await self._logs()
         self._moved.left, self._moved.examples = len(self._stay), list(self._stay.values())[:LEFT_MAX]
@@ -163,6 +166,47 @@ class Mover:
             else:
                 rows.append(row)
         return rows
+
+    async def _go_logs(self) -> None:
+        """Carry the logs of events, each as far as nobody in the new store may have missed what comes there late."""
+        for event in await self._logs():
+            after = 0
+            while not await _worked(self._target) and (page := await self._there.export_log(event, after, BATCH_ROWS)):
+                after = page[-1].entry.pos
+                await self._alone.still()
+                if not await self.carry_log(event, [logged for logged in page if logged.sound]):
+                    break
+                self._show(self._moved)
+
+    async def carry_log(self, event: str, entries: Sequence[Logged]) -> bool:
+        """Keep entries in the new store, let those who missed some know where they are there, and only then take them
+        out of the old one. False where they have to stay."""
+        if entries:
+            places = await self._here.take_in_log(event, entries, self._passage)
+            if not places:
+                return False
+            await self._mend_gaps(event, entries, places)
+            await self._there.take_out_log(event, entries)
+            self._moved.told += len(entries)
+        return True
+
+    async def _mend_gaps(self, event: str, entries: Sequence[Logged], places: Sequence[int]) -> None:
+        """Note for suspended subscriptions where the first that they missed is in the new store's log."""
+        for note in await self._source.notes(notes.subscription(event, "")):
+            gap_at = notes.decode_subscription(note.value).gap_at
+            place = next((at for one, at in zip(entries, places, strict=True) if one.entry.pos >= gap_at > 0), None)
+            if place is not None:
+                await self._mend_gap(note.name, place)
+
+    async def _mend_gap(self, name: str, place: int) -> None:
+        while True:
+            there = next((note for note in await self._target.notes(name) if note.name == name), None)
+            gap = notes.Subscription() if there is None else notes.decode_subscription(there.value)
+            if there is None or gap.gap_at or not gap.gap_count:
+                return
+            mended = Note(name, notes.encode(structs.replace(gap, gap_at=place)))
+            if await self._target.note_put(mended, expect=there.version):
+                return
 
     async def carry(self, rows: Sequence[Exported]) -> None:
         """Keep rows in the new store, and then, with its receipt, take them out of the old one."""
@@ -334,19 +378,20 @@ async def _refuse_crossing(target: Store) -> None:
 
 
 async def _refuse_behind(source: Store) -> None:
-    """Refuse while a subscription is yet to be given what the log has: the log stays."""
+    """Refuse while a subscription is yet to be given what a log has: where it is in that log can't be said in
+    another."""
     for note in await source.notes(notes.SUBSCRIPTION):
         if notes.decode_subscription(note.value).behind:
             event, _, queue = note.name.removeprefix(notes.SUBSCRIPTION).partition("/")
             raise StateError(
-                f"{queue} is still being given what {event} told before, of a log that doesn't move: let its service "
-                "run until `ringpost subscriptions list` shows it live."
+                f"{queue} is still being given what {event} told before: let its service run until `ringpost "
+                "subscriptions list` shows it live."
             )
 
 
 async def _refuse_worked(source: Store, terms: Terms) -> None:
     """Refuse a store that processes work."""
-    alive = [notes.decode_instance(note.value) for note in await source.notes(notes.INSTANCE)]
+    alive = await _worked(source)
     if alive:
         named = ", ".join(f"{one.host} {one.pid}" for one in alive[:5])
         count = sum(one.processes for one in alive)
@@ -356,12 +401,18 @@ async def _refuse_worked(source: Store, terms: Terms) -> None:
         )
 
 
+async def _worked(store: Store) -> list[notes.Instance]:
+    """Give the processes that work a store."""
+    return [notes.decode_instance(note.value) for note in await store.notes(notes.INSTANCE)]
+
+
 async def _running(store: Store) -> int:
     return sum(depth.running for depth in await store.depths())
 
 
 def _without_log(value: bytes) -> bytes:
-    """Give a subscription for a store that doesn't have the old one's log: where its gap begins there says nothing."""
+    """Give a subscription for a store that doesn't have the old one's log yet: where its gap begins there says
+    nothing here."""
     before = notes.decode_subscription(value)
     return notes.encode(structs.replace(before, gap_at=0, read_at=0, read_to=0))
 

@@ -30,6 +30,7 @@ from ringpost.core.message import (
     Statement,
 )
 from ringpost.core.receipt import Level
+from ringpost.store.log import Logged
 
 Capability = Literal["sql", "lines", "priority", "find", "delay", "move"]
 
@@ -436,8 +437,26 @@ class Movable(Protocol):
         gone already."""
         ...
 
+    async def export_log(self, event: str, after: int, limit: int) -> list[Logged]:
+        """Give a page of an event's log, behind a place in it and in its order; of what is to come later, none will
+        stand before the last of it. Nothing changes."""
+        ...
+
+    async def take_in_log(self, event: str, entries: Sequence[Logged], passage: Passage) -> list[int]:
+        """Keep entries as they were in another store's log, behind those that came from there before, in one commit;
+        gives the place of each, also of one that is here already. At least one is given.
+
+        Nothing is kept and no place given where the last of the event here didn't come from there: what was told before
+        it would come after it.
+        """
+        ...
+
+    async def take_out_log(self, event: str, entries: Sequence[Logged]) -> None:
+        """Remove entries. Repeating it is harmless."""
+        ...
+
     async def has_log(self, event: str) -> bool:
-        """Say whether the log of an event has anything: it stays when all else is moved."""
+        """Say whether the log of an event has anything."""
         ...
 
 

@@ -6,7 +6,10 @@ from msgspec import structs
 
 from ringpost.core import notes
 from ringpost.core.message import Record, State
-from ringpost.store.memory import change, move
+from ringpost.store.log import Logged
+from ringpost.store.memory import change, move, move_log
+from ringpost.store.memory.log import Log
+from ringpost.store.memory.place import KeptNote
 from ringpost.store.memory.row import Row
 from ringpost.store.memory.store import MemoryStore
 from ringpost.store.memory.turn import Turn
@@ -14,7 +17,9 @@ from ringpost.store.port import Exported, Note, Passage, Put
 from twins.twin import instead_of
 
 TakeIn = Callable[[Turn, Exported, frozenset[str], Passage], Put]
+TakeInLog = Callable[[Turn, str, Sequence[Logged], Passage], list[int]]
 TakeOut = Callable[[Turn, Record, Passage], bool]
+WEEK_MS = 7 * 24 * 3600 * 1000
 
 
 @instead_of(move._take_out)
@@ -84,3 +89,51 @@ class TakesOneLogForAnother(MemoryStore):
 
     async def has_log(self, event: str) -> bool:
         return bool(self.place.log._kept)
+
+
+@instead_of(move_log.take_in)
+def lets_the_past_come_behind_the_present(
+    take_in: TakeInLog, turn: Turn, event: str, entries: Sequence[Logged], passage: Passage
+) -> list[int]:
+    """Takes entries of a log in behind what was published here since."""
+    last = turn.place.log.last(event)
+    if last is not None:
+        name = notes.told(passage.source, event)
+        turn.place.notes[name] = KeptNote(notes.encode(notes.came("", [last.id], frozenset())), 1, None)
+    return take_in(turn, event, entries, passage)
+
+
+@instead_of(move_log.take_in)
+def goes_on_with_nobody_in_a_later_move(
+    take_in: TakeInLog, turn: Turn, event: str, entries: Sequence[Logged], passage: Passage
+) -> list[int]:
+    """Remembers what came of a log only as long as a move lasts."""
+    return take_in(turn, event, entries, structs.replace(passage, source=passage.source + passage.move))
+
+
+@instead_of(move_log.take_in)
+def forgets_who_got_what_came(
+    take_in: TakeInLog, turn: Turn, event: str, entries: Sequence[Logged], passage: Passage
+) -> list[int]:
+    """Takes entries of a log in as if nobody had got them."""
+    return take_in(turn, event, [structs.replace(one, receivers=()) for one in entries], passage)
+
+
+@instead_of(move_log.take_in)
+def keeps_what_came_for_a_week(
+    take_in: TakeInLog, turn: Turn, event: str, entries: Sequence[Logged], passage: Passage
+) -> list[int]:
+    """Lets the time of entries of a log begin anew."""
+    return take_in(turn, event, [structs.replace(one, until_ms=turn.now_ms + WEEK_MS) for one in entries], passage)
+
+
+@instead_of(Log.take_in)
+def doubles_what_came(take_in: Callable[[Log, str, Logged], int], log: Log, event: str, logged: Logged) -> int:
+    """Doesn't know an entry again that comes once more."""
+    log._by_id.pop(logged.entry.id, None)
+    return take_in(log, event, logged)
+
+
+@instead_of(move_log.take_out)
+def leaves_what_it_takes_out(take_out: object, turn: Turn, entries: Sequence[Logged]) -> None:
+    """Leaves entries of a log where they are."""

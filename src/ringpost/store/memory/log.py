@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from ringpost.core.message import Message
 from ringpost.store import log
-from ringpost.store.log import Entry
+from ringpost.store.log import Entry, Logged
 from ringpost.store.port import CATCH_UP_BYTES_MAX
 
 
@@ -44,6 +44,27 @@ class Log:
         kept = Kept(event.event, entry, now_ms + event.log_s * 1000, receivers)
         self._kept[entry.pos] = self._by_id[event.id] = kept
         return entry.pos
+
+    def take_in(self, event: str, logged: Logged) -> int:
+        """Keep an entry of another store behind all others, unless it is here; gives its place."""
+        known = self._by_id.get(logged.entry.id)
+        if known is not None:
+            return known.entry.pos
+        self._last += 1
+        entry = structs.replace(logged.entry, pos=self._last)
+        kept = Kept(event, entry, logged.until_ms, frozenset(logged.receivers))
+        self._kept[entry.pos] = self._by_id[entry.id] = kept
+        return entry.pos
+
+    def take_out(self, pos: int) -> None:
+        """Remove the entry of a place, if there is one."""
+        kept = self._kept.pop(pos, None)
+        if kept is not None:
+            del self._by_id[kept.entry.id]
+
+    def last(self, event: str) -> Entry | None:
+        """Give the last entry of an event."""
+        return next((kept.entry for kept in reversed(self._kept.values()) if kept.event == event), None)
 
     def known(self, id: bytes) -> Entry | None:
         """Give the entry of an id, if it is there."""

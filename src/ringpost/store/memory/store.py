@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from ringpost.contract.errors import UsageError
 from ringpost.core.message import Message, Record, Settlement, State
 from ringpost.settings import Settings
-from ringpost.store.memory import catch_up, change, claim, move, notes, put, read, settle, tend
+from ringpost.store.log import Logged
+from ringpost.store.memory import catch_up, change, claim, move, move_log, notes, put, read, settle, tend
 from ringpost.store.memory.alarm import Alarm
 from ringpost.store.memory.place import Place
 from ringpost.store.memory.turn import Turns, Watcher
@@ -178,6 +179,21 @@ class MemoryStore:
         """Remove rows that nobody has touched since they were exported, without telling anybody of an end."""
         with self._turns as turn:
             return move.take_out(turn, rows, passage)
+
+    async def export_log(self, event: str, after: int, limit: int) -> list[Logged]:
+        """Give a page of an event's log."""
+        with self._turns as turn:
+            return move_log.export(turn, event, after, limit)
+
+    async def take_in_log(self, event: str, entries: Sequence[Logged], passage: Passage) -> list[int]:
+        """Keep entries as they were in another store's log."""
+        with self._turns as turn:
+            return move_log.take_in(turn, event, entries, passage)
+
+    async def take_out_log(self, event: str, entries: Sequence[Logged]) -> None:
+        """Remove entries."""
+        with self._turns as turn:
+            move_log.take_out(turn, entries)
 
     async def has_log(self, event: str) -> bool:
         """Say whether the log of an event has anything."""

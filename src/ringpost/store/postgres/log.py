@@ -68,13 +68,13 @@ async def told(turn: Turn, messages: Sequence[Message]) -> dict[int, Put]:
     logged = [(at, message) for at, message in enumerate(messages) if message.event and message.log_s]
     if not logged:
         return {}
-    await _hold_open(turn, {message.event for _, message in logged})
+    await hold_open(turn, {message.event for _, message in logged})
     known: dict[bytes, int] = dict(
         [(row[0], row[1]) for row in await turn.db.fetch(_KNOWN, [message.id for _, message in logged])]
     )
     answers: dict[int, Put] = {}
     for at, message in logged:
-        crc = _crc(message.event, message.id, message.headers, message.body)
+        crc = crc_of(message.event, message.id, message.headers, message.body)
         if message.id not in known:
             known[message.id] = crc
             continue
@@ -83,7 +83,8 @@ async def told(turn: Turn, messages: Sequence[Message]) -> dict[int, Put]:
     return answers
 
 
-async def _hold_open(turn: Turn, events: set[str]) -> None:
+async def hold_open(turn: Turn, events: set[str]) -> None:
+    """Let nobody close these logs until the commit."""
     for isolation, _ in await turn.db.fetch(_OPEN, sorted(_key(event) for event in events)):
         if isolation != "read committed":
             raise UsageError(
@@ -116,7 +117,7 @@ async def keep(turn: Turn, events: Sequence[Message], receivers: Mapping[str, Se
             None if event.ttl_s is None else round(event.ttl_s * 1000),
             event.caller,
             "{" + ",".join(str(turn.queues.by_name[queue].no) for queue in receivers[event.event]) + "}",
-            _crc(event.event, event.id, event.headers, event.body),
+            crc_of(event.event, event.id, event.headers, event.body),
             event.id,
             event.line,
             event.headers,
@@ -138,7 +139,7 @@ async def stretch(turn: Turn, event: str, queue: int, after: int, until: int, li
         found.read_at = pos
         if got:
             continue
-        if crc != _crc(event, id, headers, body):
+        if crc != crc_of(event, id, headers, body):
             found.damaged.append(id)
             continue
         found.entries.append(Entry(pos, id, keep_s, due_ms, expires_ms, line, caller, headers, body))
@@ -165,5 +166,6 @@ def _key(event: str) -> int:
     return int.from_bytes(ids.hash128("log", event)[:8], "big", signed=True)
 
 
-def _crc(event: str, id: bytes, headers: bytes, body: bytes) -> int:
+def crc_of(event: str, id: bytes, headers: bytes, body: bytes) -> int:
+    """Give the checksum over what never changes: event, id, headers, body."""
     return crc32(body, crc32(headers, crc32(id, crc32(event.encode()))))

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from ringpost.contract.errors import StoreError, UsageError
 from ringpost.core.message import Cause, Delivery, Message, Record, Settlement, State
 from ringpost.settings import Settings
+from ringpost.store.log import Logged
 from ringpost.store.port import (
     Audited,
     Capability,
@@ -35,7 +36,7 @@ from ringpost.store.port import (
     Tended,
     Woken,
 )
-from ringpost.store.postgres import alarm, catch_up, change, end, log, move, read, schema, tend
+from ringpost.store.postgres import alarm, catch_up, change, end, log, move, move_log, read, schema, tend
 from ringpost.store.postgres.bell import Bell
 from ringpost.store.postgres.catch_up import Step
 from ringpost.store.postgres.claim import Want
@@ -247,6 +248,18 @@ class PostgresStore:
     async def take_out(self, rows: Sequence[Exported], passage: Passage) -> list[bool]:
         """Remove rows that nobody has touched since they were exported, without telling anybody of an end."""
         return await self._act(lambda turn: move.take_out(turn, rows, passage)) if rows else []
+
+    async def export_log(self, event: str, after: int, limit: int) -> list[Logged]:
+        """Give a page of an event's log."""
+        return await move_log.export(self._usable().pool, event, after, limit)
+
+    async def take_in_log(self, event: str, entries: Sequence[Logged], passage: Passage) -> list[int]:
+        """Keep entries as they were in another store's log, durably."""
+        return await self._act(lambda turn: move_log.take_in(turn, event, entries, passage))
+
+    async def take_out_log(self, event: str, entries: Sequence[Logged]) -> None:
+        """Remove entries, durably."""
+        await self._act(lambda turn: move_log.take_out(turn, entries))
 
     async def has_log(self, event: str) -> bool:
         """Say whether the log of an event has anything."""

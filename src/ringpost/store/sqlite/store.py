@@ -18,6 +18,7 @@ from ringpost.core import lease
 from ringpost.core.message import Cause, Delivery, Message, Record, Settlement, State
 from ringpost.settings import Settings
 from ringpost.store.hostclock import HostClock
+from ringpost.store.log import Logged
 from ringpost.store.port import (
     Audited,
     Capability,
@@ -38,7 +39,7 @@ from ringpost.store.port import (
     Tended,
     Woken,
 )
-from ringpost.store.sqlite import catch_up, change, damage, end, log, move, notes, read, sole_use, tend
+from ringpost.store.sqlite import catch_up, change, damage, end, log, move, move_log, notes, read, sole_use, tend
 from ringpost.store.sqlite.db import first
 from ringpost.store.sqlite.purge import Upkeep
 from ringpost.store.sqlite.reader import Reader
@@ -283,6 +284,21 @@ class SqliteStore:
         """Remove rows that nobody has touched since they were exported, without telling anybody of an end."""
         done: list[bool] = await self._ask(Ask(act=lambda turn: move.take_out(turn, rows, passage)))
         return done
+
+    async def export_log(self, event: str, after: int, limit: int) -> list[Logged]:
+        """Give a page of an event's log."""
+        ask = Ask(act=lambda turn: move_log.export(turn, event, after, limit), reads=True)
+        exported: list[Logged] = await self._ask(ask)
+        return exported
+
+    async def take_in_log(self, event: str, entries: Sequence[Logged], passage: Passage) -> list[int]:
+        """Keep entries as they were in another store's log, durably."""
+        places: list[int] = await self._ask(Ask(act=lambda turn: move_log.take_in(turn, event, entries, passage)))
+        return places
+
+    async def take_out_log(self, event: str, entries: Sequence[Logged]) -> None:
+        """Remove entries, durably."""
+        await self._ask(Ask(act=lambda turn: move_log.take_out(turn, entries)))
 
     async def has_log(self, event: str) -> bool:
         """Say whether the log of an event has anything."""

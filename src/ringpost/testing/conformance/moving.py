@@ -6,9 +6,12 @@ from msgspec import structs
 
 from ringpost.core.life import ENDS, QUEUED
 from ringpost.core.message import Answer, Cause, Delivery, Failure, Message, Priority, Record, Settlement, State
+from ringpost.core.notes import Subscription
+from ringpost.store.log import Logged
 from ringpost.store.port import Cancel, Exported, Movable, Passage, Put, Replay
-from ringpost.testing.conformance.events import EVENT, published
+from ringpost.testing.conformance.events import COUNT, EVENT, THANK, published
 from ringpost.testing.conformance.farewells import FAILURES, REPLIES, with_reply_to
+from ringpost.testing.conformance.logs import KEPT_S, begin, catch_up, forget_deliveries, handled, kept, publish, write
 from ringpost.testing.conformance.suite import (
     DIGEST,
     KEY,
@@ -364,3 +367,106 @@ async def that_a_log_has_something_is_known(subject: Subject) -> None:
     same("nothing was told", await store.has_log(EVENT), False)
     await subject.put(structs.replace(published(), event="shop.sold", log_s=60))
     same("of this one", [await store.has_log(EVENT), await store.has_log("shop.sold")], [False, True])
+
+
+async def logged(subject: Subject) -> list[Logged]:
+    """Export a log, page by page."""
+    found: list[Logged] = []
+    while page := await movable(subject).export_log(EVENT, found[-1].entry.pos if found else 0, 2):
+        found += page
+    return found
+
+
+async def log_moved(subject: Subject) -> list[int]:
+    """Take a log out of the store and in again, as if it were two; gives the places."""
+    entries = await logged(subject)
+    await movable(subject).take_out_log(EVENT, entries)
+    same("it is gone", [await logged(subject), await movable(subject).has_log(EVENT)], [[], False])
+    return await movable(subject).take_in_log(EVENT, entries, PASSAGE)
+
+
+def _as_it_was(entries: Sequence[Logged]) -> list[Logged]:
+    """Leave out what belongs to one store alone."""
+    return [structs.replace(one, entry=structs.replace(one.entry, pos=0)) for one in entries]
+
+
+@CHAPTER.case("move")
+async def a_log_comes_as_it_was(subject: Subject) -> None:
+    await write(subject, Subscription(), THANK)
+    await subject.put(kept(b"1"), structs.replace(kept(b"2", line=LINE), ttl_s=500.0, caller="ada"))
+    await subject.put(
+        structs.replace(kept(b"3"), delay_s=300.0), structs.replace(published(b"other"), event="shop.sold")
+    )
+    before = await logged(subject)
+    same("in its order", [one.entry.body for one in before], [b"1", b"2", b"3"])
+    same("with who got it", [one.receivers for one in before], [(THANK,)] * 3)
+    same("and sound", [one.sound for one in before], [True] * 3)
+    places = await log_moved(subject)
+    after = await logged(subject)
+    same("all of it", _as_it_was(after), _as_it_was(before))
+    same("where it is said to be", [one.entry.pos for one in after], places)
+
+
+@CHAPTER.case("move")
+async def what_came_of_a_log_is_given_to_who_has_not_got_it(subject: Subject) -> None:
+    await write(subject, Subscription(), THANK)
+    await publish(subject, b"1", b"2", b"3")
+    await handled(subject, THANK)
+    await forget_deliveries(subject)
+    await log_moved(subject)
+    await begin(subject, COUNT)
+    await begin(subject, THANK)
+    same("one gets all", [await catch_up(subject, queue=COUNT), await handled(subject, COUNT)], [3, [b"1", b"2", b"3"]])
+    same("the other nothing", await catch_up(subject, queue=THANK), 0)
+
+
+@CHAPTER.case("move")
+async def an_event_that_came_with_a_log_is_told_once(subject: Subject) -> None:
+    event = kept(b"1")
+    await subject.put(event)
+    await log_moved(subject)
+    (again,) = await subject.store.put([event])
+    same("it is known", again.duplicate, True)
+    same("and stands there once", len(await logged(subject)), 1)
+
+
+@CHAPTER.case("move")
+async def a_log_that_comes_again_is_known(subject: Subject) -> None:
+    await publish(subject, b"1", b"2", b"3")
+    first, second, third = await logged(subject)
+    store = movable(subject)
+    await store.take_out_log(EVENT, [first, second, third])
+    await store.take_out_log(EVENT, [first])
+    places = await store.take_in_log(EVENT, [first, second], PASSAGE)
+    same("in the places that it has", await store.take_in_log(EVENT, [first, second], PASSAGE), places)
+    later = structs.replace(PASSAGE, move="a later one")
+    more = await store.take_in_log(EVENT, [second, third], later)
+    same("a later move goes on behind it", more[:1], places[1:])
+    same("each once", [one.entry.body for one in await logged(subject)], [b"1", b"2", b"3"])
+
+
+@CHAPTER.case("move")
+async def a_log_does_not_come_behind_what_was_told_here(subject: Subject) -> None:
+    await publish(subject, b"1", b"2", b"3")
+    first, second, third = await logged(subject)
+    store = movable(subject)
+    await store.take_out_log(EVENT, [first, second, third])
+    same("the beginning comes", len(await store.take_in_log(EVENT, [first], PASSAGE)), 1)
+    await publish(subject, b"4")
+    same("nothing of the rest", await store.take_in_log(EVENT, [second, third], PASSAGE), [])
+    same("is here", [one.entry.body for one in await logged(subject)], [b"1", b"4"])
+    elsewhere = structs.replace(PASSAGE, source="a third one")
+    same("nor what is from elsewhere", await store.take_in_log(EVENT, [second], elsewhere), [])
+
+
+@CHAPTER.case("move")
+async def what_came_of_a_log_is_kept_for_as_long(subject: Subject) -> None:
+    await publish(subject, b"1")
+    subject.advance(KEPT_S - 60)
+    await log_moved(subject)
+    subject.advance(30)
+    await subject.elapse(1)
+    same("to its end", len(await logged(subject)), 1)
+    subject.advance(60)
+    await subject.elapse(1)
+    same("and no longer", await logged(subject), [])

@@ -14,6 +14,7 @@ from ringpost.settings import Settings
 from ringpost.store import moving
 from ringpost.store.log import Logged
 from ringpost.store.moving import Mover, Terms, move
+from ringpost.store.moving_log import LogMover
 from ringpost.store.port import Exported, Passage, Put
 from ringpost.store.sqlite.store import SqliteStore
 
@@ -70,7 +71,11 @@ class TakesOutFirst(Mover):
         await self._there.take_out(rows, self._passage)
         await self._here.take_in(rows, self._passage)
 
-    async def carry_log(self, event: str, entries: Sequence[Logged]) -> bool:
+
+class TakesLogsOutFirst(LogMover):
+    """The same of a log."""
+
+    async def carry(self, event: str, entries: Sequence[Logged]) -> bool:
         await self._there.take_out_log(event, entries)
         await self._here.take_in_log(event, entries, self._passage)
         return True
@@ -87,4 +92,5 @@ if __name__ == "__main__":
     moving.BATCH_ROWS = 10
     if Path(sys.argv[-1]).name == "twin":
         moving.Mover = TakesOutFirst  # type: ignore[misc]
+        moving.LogMover = TakesLogsOutFirst  # type: ignore[misc]
     asyncio.run(main(*sys.argv[1:4]))

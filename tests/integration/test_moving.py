@@ -28,6 +28,7 @@ from ringpost.core.subscription import refilled
 from ringpost.settings import Settings
 from ringpost.store import moving
 from ringpost.store.moving import Moved, Mover, Terms, move
+from ringpost.store.moving_log import LogMover
 from ringpost.store.port import Cancel, Exported, Filter, Note, Passage, Put, Store
 from ringpost.store.postgres.store import PostgresStore
 from ringpost.store.sqlite.store import SqliteStore
@@ -456,7 +457,7 @@ async def test_a_mover_that_takes_a_log_out_first_is_found_out(tmp_path: Path) -
 async def test_a_mover_that_mends_no_gaps_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def leave(*_: object) -> None: ...
 
-    monkeypatch.setattr(Mover, "_mend_gaps", leave)
+    monkeypatch.setattr(LogMover, "_mend_gaps", leave)
     async with stores(tmp_path) as (old, new):
         await told(old)
         await move(old, new, TERMS)

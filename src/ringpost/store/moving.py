@@ -18,7 +18,7 @@ from ringpost.core import ids, notes
 from ringpost.core.life import ENDS, QUEUED
 from ringpost.core.message import Kind, State
 from ringpost.store.hostclock import wall_ms
-from ringpost.store.log import Logged
+from ringpost.store.moving_log import LogMover, worked
 from ringpost.store.port import Cancel, Exported, Movable, Note, Passage, Store
 
 BATCH_ROWS = 200
@@ -130,9 +130,13 @@ class Mover:
         await self._go(_LIVE)
         if self._terms.ended:
             await self._go(_ENDED)
-        await self._go_logs()
+        logs = LogMover(self._source, self._target, self._passage, BATCH_ROWS)
+        async for told in logs.run():
+            self._moved.told = told
+            self._show(self._moved)
+            await self._alone.still()
         self._moved.running = await _running(self._source)
-        self._moved.logs = await self._logs()
+        self._moved.logs = await logs.left()
         self._moved.left, self._moved.examples = len(self._stay), list(self._stay.values())[:LEFT_MAX]
         if self._moved.complete:
             await self._end()
@@ -166,47 +170,6 @@ class Mover:
             else:
                 rows.append(row)
         return rows
-
-    async def _go_logs(self) -> None:
-        """Carry the logs of events, each as far as nobody in the new store may have missed what comes there late."""
-        for event in await self._logs():
-            after = 0
-            while not await _worked(self._target) and (page := await self._there.export_log(event, after, BATCH_ROWS)):
-                after = page[-1].entry.pos
-                await self._alone.still()
-                if not await self.carry_log(event, [logged for logged in page if logged.sound]):
-                    break
-                self._show(self._moved)
-
-    async def carry_log(self, event: str, entries: Sequence[Logged]) -> bool:
-        """Keep entries in the new store, let those who missed some know where they are there, and only then take them
-        out of the old one. False where they have to stay."""
-        if entries:
-            places = await self._here.take_in_log(event, entries, self._passage)
-            if not places:
-                return False
-            await self._mend_gaps(event, entries, places)
-            await self._there.take_out_log(event, entries)
-            self._moved.told += len(entries)
-        return True
-
-    async def _mend_gaps(self, event: str, entries: Sequence[Logged], places: Sequence[int]) -> None:
-        """Note for suspended subscriptions where the first that they missed is in the new store's log."""
-        for note in await self._source.notes(notes.subscription(event, "")):
-            gap_at = notes.decode_subscription(note.value).gap_at
-            place = next((at for one, at in zip(entries, places, strict=True) if one.entry.pos >= gap_at > 0), None)
-            if place is not None:
-                await self._mend_gap(note.name, place)
-
-    async def _mend_gap(self, name: str, place: int) -> None:
-        while True:
-            there = next((note for note in await self._target.notes(name) if note.name == name), None)
-            gap = notes.Subscription() if there is None else notes.decode_subscription(there.value)
-            if there is None or gap.gap_at or not gap.gap_count:
-                return
-            mended = Note(name, notes.encode(structs.replace(gap, gap_at=place)))
-            if await self._target.note_put(mended, expect=there.version):
-                return
 
     async def carry(self, rows: Sequence[Exported]) -> None:
         """Keep rows in the new store, and then, with its receipt, take them out of the old one."""
@@ -259,11 +222,6 @@ class Mover:
                     continue
                 value = _without_log(note.value) if prefix == notes.SUBSCRIPTION else note.value
                 await self._target.note_put(Note(note.name, value, lease_s=note.lease_s), expect=0)
-
-    async def _logs(self) -> list[str]:
-        """Name the events whose log has something."""
-        events = [note.name.removeprefix(notes.OPERATION) for note in await self._source.notes(notes.OPERATION)]
-        return [event for event in events if await self._there.has_log(event)]
 
     async def _pause(self) -> None:
         """Pause all queues that aren't: whoever is at work takes nothing more from them."""
@@ -391,7 +349,7 @@ async def _refuse_behind(source: Store) -> None:
 
 async def _refuse_worked(source: Store, terms: Terms) -> None:
     """Refuse a store that processes work."""
-    alive = await _worked(source)
+    alive = await worked(source)
     if alive:
         named = ", ".join(f"{one.host} {one.pid}" for one in alive[:5])
         count = sum(one.processes for one in alive)
@@ -399,11 +357,6 @@ async def _refuse_worked(source: Store, terms: Terms) -> None:
             f"{count} processes work {source.facts.url} ({named}): stop them (one that was killed counts until "
             "its lease is over), or say --live: then its queues are paused under them."
         )
-
-
-async def _worked(store: Store) -> list[notes.Instance]:
-    """Give the processes that work a store."""
-    return [notes.decode_instance(note.value) for note in await store.notes(notes.INSTANCE)]
 
 
 async def _running(store: Store) -> int:

@@ -163,4 +163,6 @@ def _transaction(db: sqlite3.Connection) -> Generator[None]:
 
 
 def _hint(said: str) -> str:
+    if "unable to open" in said:
+        return ": it isn't there or not to be read and written by this user; the program whose database it is makes it"
     return f": {table.HOW_TO_MAKE}" if "no such table" in said else ""

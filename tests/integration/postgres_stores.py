@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import asyncpg
 from msgspec import structs
@@ -28,6 +29,17 @@ DO $$ DECLARE t record; BEGIN
   UPDATE ringpost.passed SET ms = 0;
 END $$
 """
+
+
+BLOCKED = "SELECT count(*) FROM pg_stat_activity WHERE $1 = ANY(pg_blocking_pids(pid))"
+
+
+async def until_it_waits(task: "asyncio.Future[Any]", looking: asyncpg.Connection, pid: int) -> None:
+    """Wait until a task is done, or somebody waits for what a session of the server has locked. `looking` is in no
+    transaction, where it would see the sessions of its first look."""
+    async with asyncio.timeout(30):
+        while not task.done() and not await looking.fetchval(BLOCKED, pid):
+            await asyncio.wait([task], timeout=0.01)
 
 
 class PostgresStores:

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -126,3 +128,30 @@ async def test_wrong_names_are_refused_with_what_there_is(here: Place) -> None:
     assert "isn't held open or closed. Nothing is." in await here.command("auto", "far.write", code=2)
     await here.command("close", "far.other")
     assert "What is held: far.other." in await here.command("auto", "far.write", code=2)
+
+
+FORKED = """
+import asyncio, os, sys
+from ringpost.client.breaker_notes import BreakerNotes
+from ringpost.client.guards import PROCESS
+from ringpost.store.memory.store import MemoryStore
+
+async def name() -> None:
+    notes = BreakerNotes(MemoryStore(), PROCESS)
+    print(notes._name, flush=True)
+    await notes.close()
+
+for _ in range(2):
+    if not (child := os.fork()):
+        asyncio.run(name())
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+
+
+async def test_workers_that_were_forked_write_notes_of_their_own() -> None:
+    done = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", FORKED], timeout=60, check=True, capture_output=True, text=True
+    )
+    names = done.stdout.split()
+    assert len(set(names)) == len(names) == 2

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import asyncpg
 import pytest
-from postgres_stores import PostgresStores
+from postgres_stores import PostgresStores, until_it_waits
 from servers.postgres import RealPostgres
 
 from ringpost import Contract, Operation, Service, Transaction
@@ -216,11 +216,12 @@ async def test_processes_that_start_together_make_the_same_tables(
     if twin:
         monkeypatch.setattr(users_sql, "ALONE", "SELECT 1")
     url = fast_postgres.url(fast_postgres.new_database())
-    made, go_on = asyncio.Event(), asyncio.Event()
+    made: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    go_on = asyncio.Event()
 
     async def slowly(tx: Transaction) -> Tables:
         await tx.execute(MAKE)
-        made.set()
+        made.set_result((await tx.execute("SELECT pg_backend_pid()"))[0][0])
         await go_on.wait()
         return Tables()
 
@@ -231,18 +232,16 @@ async def test_processes_that_start_together_make_the_same_tables(
     first, second = asyncio.ensure_future(served(url, slowly)), None
     looking = await asyncpg.connect(url)
     try:
-        async with asyncio.timeout(30):
-            await asyncio.wait([first, asyncio.ensure_future(made.wait())], return_when=asyncio.FIRST_COMPLETED)
-            second = asyncio.ensure_future(served(url, at_once))
-            while not second.done() and not await looking.fetchval(BLOCKED):
-                await asyncio.wait([second], timeout=0.01)
-            go_on.set()
-            await first
-            if twin:
-                with pytest.raises(asyncpg.UniqueViolationError):
-                    await second
-            else:
+        await asyncio.wait([first, made], return_when=asyncio.FIRST_COMPLETED, timeout=30)
+        second = asyncio.ensure_future(served(url, at_once))
+        await until_it_waits(second, looking, made.result())
+        go_on.set()
+        await first
+        if twin:
+            with pytest.raises(asyncpg.UniqueViolationError):
                 await second
+        else:
+            await second
     finally:
         go_on.set()
         await looking.close()
@@ -250,7 +249,6 @@ async def test_processes_that_start_together_make_the_same_tables(
 
 
 MAKE = "CREATE TABLE IF NOT EXISTS payment (amount bigint)"
-BLOCKED = "SELECT count(*) FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0"
 
 
 async def served(url: str, make: Callable[[Transaction], Awaitable[Tables]]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
-from postgres_stores import PostgresStores
+from postgres_stores import PostgresStores, until_it_waits
 
 from ringpost.core.message import Answer, Delivery, Message, Settlement, State
 from ringpost.settings import Settings
@@ -277,15 +277,12 @@ async def test_who_begins_waits_for_nobody_that_counts_a_queue(
         monkeypatch.setattr(postgres_turn, "_MAKE_QUEUE", WAITS)
     await four[0].put([message(b"1")])
     counting = await asyncpg.connect(stores.url)
-    looking = await asyncpg.connect(stores.url)  # in a transaction the server shows the sessions of its first look
+    looking = await asyncpg.connect(stores.url)
     await counting.execute("BEGIN")
     await counting.execute("UPDATE ringpost.queue SET live = live WHERE name = $1", QUEUE)
     claiming = asyncio.ensure_future(four[1].claim({QUEUE: 1}, 2, LEASE_S))  # it has never heard of that queue
-    waits = "SELECT count(*) FROM pg_stat_activity WHERE $1 = ANY(pg_blocking_pids(pid))"
     try:
-        async with asyncio.timeout(30):
-            while not claiming.done() and not await looking.fetchval(waits, counting.get_server_pid()):
-                await asyncio.wait([claiming], timeout=0.01)
+        await until_it_waits(claiming, looking, counting.get_server_pid())
         assert claiming.done() is not twin
     finally:
         await counting.close()

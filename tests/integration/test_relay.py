@@ -15,6 +15,7 @@ import aiosqlite
 import asyncpg
 import pytest
 from business import Business, path_of
+from postgres_stores import until_it_waits
 from servers.postgres import RealPostgres
 from tcp_proxy import TcpProxy
 
@@ -544,9 +545,7 @@ async def test_several_make_the_table_at_once(
         await client.outbox(by_session).create_table()
         making = asyncio.ensure_future(by_command.make())
         looking = await asyncpg.connect(url)
-        async with asyncio.timeout(30):
-            while not making.done() and not await looking.fetchval(BLOCKED, by_session.get_server_pid()):
-                await asyncio.wait([making], timeout=0.01)
+        await until_it_waits(making, looking, by_session.get_server_pid())
         await begun.commit()
         if twin:
             with pytest.raises(TableAway, match="already exists"):
@@ -556,9 +555,6 @@ async def test_several_make_the_table_at_once(
             assert (await by_command.waiting()).count == 0
     for one in (by_session, looking, by_command):
         await one.close()
-
-
-BLOCKED = "SELECT count(*) FROM pg_stat_activity WHERE $1 = ANY(pg_blocking_pids(pid))"
 
 
 async def test_what_would_commit_at_once_is_refused(on_file: Business) -> None:

@@ -239,6 +239,12 @@ class Arrived(Struct, frozen=True, omit_defaults=True):
         return self.ids if self.move == move else frozenset()
 
 
+class Told(Struct, frozen=True, omit_defaults=True):
+    """Which entry came last into the log of an event from another store."""
+
+    last: str = ""  # its id, hexadecimal
+
+
 class Moving(Struct, frozen=True, omit_defaults=True):
     """That what is in this store is being moved to another one, until all of it is there."""
 
@@ -269,6 +275,7 @@ _Note = TypeVar(
     Receiver,
     Relay,
     Arrived,
+    Told,
     Moving,
 )
 
@@ -284,6 +291,7 @@ _breakers = msgspec.json.Decoder(Breakers)
 _receiver = msgspec.json.Decoder(Receiver)
 _relay = msgspec.json.Decoder(Relay)
 _arrived = msgspec.json.Decoder(Arrived)
+_told = msgspec.json.Decoder(Told)
 _moving = msgspec.json.Decoder(Moving)
 
 
@@ -329,6 +337,10 @@ def decode_relay(value: bytes) -> Relay:
 
 def decode_arrived(value: bytes) -> Arrived:
     return _read(_arrived, value, Arrived())
+
+
+def decode_told(value: bytes) -> Told:
+    return _read(_told, value, Told())
 
 
 def decode_moving(value: bytes) -> Moving:

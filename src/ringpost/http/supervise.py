@@ -182,7 +182,7 @@ class Supervisor:
         _log.error("worker %d (process %d) ended %s; another starts in %.1f s", place.number, pid, how, rest_s)
 
     def _have_served(self) -> bool:
-        """Say whether a worker has ever served, or was about to."""
+        """Say whether a worker has ever served."""
         with contextlib.suppress(BlockingIOError):
             self._served = bool(os.read(self._heard, 1 << 16)) or self._served
         return self._served

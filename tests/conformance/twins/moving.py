@@ -99,7 +99,7 @@ def lets_the_past_come_behind_the_present(
     last = turn.place.log.last(event)
     if last is not None:
         name = notes.told(passage.source, event)
-        turn.place.notes[name] = KeptNote(notes.encode(notes.came("", [last.id], frozenset())), 1, None)
+        turn.place.notes[name] = KeptNote(notes.encode(notes.Told(last.id.hex())), 1, None)
     return take_in(turn, event, entries, passage)
 
 

@@ -19,15 +19,14 @@ def take_in(turn: Turn, event: str, entries: Sequence[Logged], passage: Passage)
     """Keep entries behind those that came before, and note the last."""
     log, name = turn.place.log, notes_of.told(passage.source, event)
     kept = turn.place.notes.get(name)
-    before = notes_of.decode_arrived(b"" if kept is None else kept.value).ids
+    came = notes_of.decode_told(b"" if kept is None else kept.value)
     last = log.last(event)
-    if last is not None and last.id.hex() not in before:
+    if last is not None and last.id.hex() != came.last:
         return []
     places = [log.take_in(event, logged) for logged in entries]
     last = log.last(event)
     assert last is not None
-    came = notes_of.came("", [last.id], frozenset())
-    notes.put(turn, Note(name, notes_of.encode(came)), None)
+    notes.put(turn, Note(name, notes_of.encode(notes_of.Told(last.id.hex()))), None)
     return places
 
 

@@ -8,7 +8,7 @@ from ringpost.core import notes
 from ringpost.store.log import Entry, Logged
 from ringpost.store.port import CATCH_UP_BYTES_MAX, Note, Passage
 from ringpost.store.postgres import log, read
-from ringpost.store.postgres.db import Db, Lost, Row, not_free
+from ringpost.store.postgres.db import Again, Db, Lost, Row, not_free
 from ringpost.store.postgres.transaction import Pool
 from ringpost.store.postgres.turn import Queues, Turn, columns
 
@@ -52,7 +52,7 @@ async def export(pool: Pool, event: str, after: int, limit: int) -> list[Logged]
         except Lost as exc:
             raise StoreError(f"the store did not answer: {exc}") from exc
         except Exception as exc:
-            if not not_free(exc):
+            if not (isinstance(exc, Again) or not_free(exc)):
                 raise
             if asyncio.get_running_loop().time() >= until_s:
                 raise StoreError(f"{event} is published all the time; its log can't be read to its end now") from exc
@@ -75,14 +75,14 @@ async def take_in(turn: Turn, event: str, entries: Sequence[Logged], passage: Pa
     await log.hold_open(turn, {event})
     name = notes.told(passage.source, event)
     found = await turn.db.fetch(_NOTE, name)
-    before = notes.decode_arrived(found[0][0] if found else b"").ids
+    came = notes.decode_told(found[0][0] if found else b"")
     last = await _last(turn.db, event)
-    if last is not None and last.hex() not in before:
+    if last is not None and last.hex() != came.last:
         return []
     await turn.db.fetch(_INSERT, event, *columns([_values(turn, event, logged) for logged in entries]))
     last = await _last(turn.db, event)
     assert last is not None
-    await read.note_put(turn, Note(name, notes.encode(notes.came("", [last], frozenset()))), None)
+    await read.note_put(turn, Note(name, notes.encode(notes.Told(last.hex()))), None)
     places: dict[bytes, int] = dict(
         [(row[0], row[1]) for row in await turn.db.fetch(_PLACES, [logged.entry.id for logged in entries])]
     )

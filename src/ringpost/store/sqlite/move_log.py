@@ -8,7 +8,7 @@ from ringpost.store.log import Entry, Logged
 from ringpost.store.port import CATCH_UP_BYTES_MAX, Note, Passage
 from ringpost.store.sqlite import notes
 from ringpost.store.sqlite.db import first
-from ringpost.store.sqlite.rows import crc_of, crc_seed, seqs
+from ringpost.store.sqlite.rows import blobs, crc_of, crc_seed, seqs
 from ringpost.store.sqlite.turn import Turn
 
 # Bounded by bytes as well, but for the first.
@@ -23,7 +23,7 @@ _INSERT = (
     f" line, headers, body) VALUES ({', '.join(['?'] * 13)})"
 )
 _LAST = "SELECT id FROM ringpost_log WHERE event = ? ORDER BY pos DESC LIMIT 1"
-_PLACE = "SELECT pos FROM ringpost_log WHERE id = ?"
+_PLACES = "SELECT id, pos FROM ringpost_log WHERE id IN (SELECT value FROM carray(?1))"
 _NOTE = "SELECT value FROM ringpost_note WHERE name = ?"
 _REMOVE = "DELETE FROM ringpost_log WHERE pos IN (SELECT value FROM carray(?1))"
 
@@ -44,14 +44,16 @@ def take_in(turn: Turn, event: str, entries: Sequence[Logged], passage: Passage)
     """Keep entries behind those that came before, and note the last."""
     name = notes_of.told(passage.source, event)
     found = turn.db.execute(_NOTE, (name,)).fetchall()
-    before = notes_of.decode_arrived(found[0][0] if found else b"").ids
+    came = notes_of.decode_told(found[0][0] if found else b"")
     last = turn.db.execute(_LAST, (event,)).fetchall()
-    if last and last[0][0].hex() not in before:
+    if last and last[0][0].hex() != came.last:
         return []
     turn.db.executemany(_INSERT, [_row(turn, event, logged) for logged in entries])
-    came = notes_of.came("", [first(turn.db, _LAST, (event,))], frozenset())
-    notes.put(turn, Note(name, notes_of.encode(came)), None)
-    return [int(first(turn.db, _PLACE, (logged.entry.id,))) for logged in entries]
+    last_id: bytes = first(turn.db, _LAST, (event,))
+    notes.put(turn, Note(name, notes_of.encode(notes_of.Told(last_id.hex()))), None)
+    ids = [logged.entry.id for logged in entries]
+    places: dict[bytes, int] = dict(turn.db.execute(_PLACES, (blobs(ids),)).fetchall())
+    return [places[id] for id in ids]
 
 
 def _row(turn: Turn, event: str, logged: Logged) -> tuple[object, ...]:
